@@ -1,0 +1,77 @@
+"""Hundreds of MUSE pixel tables in, one deep cube out, within the memory you grant.
+
+The names below are looked up when they are first used, so that ``import musedeep`` and the command line's
+``--help`` do not wait for numba, dask, zarr and xarray.
+"""
+
+from importlib import import_module
+
+from musedeep.errors import InputError, MemoryLimitError, MuseDeepError, UsageError, WorkError
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Exposure": "pixtable",
+    "Field": "field",
+    "OffsetTable": "offsets",
+    "PixelTable": "pixtable",
+    "VoxelGrid": "grid",
+    "combine_exposures": "combine",
+    "combine_to_store": "combine",
+    "connect": "execute",
+    "exposure_weights": "weights",
+    "group_exposures": "pixtable",
+    "ingest_exposures": "ingest",
+    "open_cube": "store",
+    "open_field": "field",
+    "open_pixel_table": "pixtable",
+    "plan_combine": "plan",
+    "plan_ingest": "plan",
+    "run": "pipeline",
+    "run_demo": "pipeline",
+    "simulate_exposures": "simulate",
+    "status": "pipeline",
+    "write_products": "products",
+}
+
+__all__ = [
+    "Exposure",
+    "Field",
+    "InputError",
+    "MemoryLimitError",
+    "MuseDeepError",
+    "OffsetTable",
+    "PixelTable",
+    "UsageError",
+    "VoxelGrid",
+    "WorkError",
+    "__version__",
+    "combine_exposures",
+    "combine_to_store",
+    "connect",
+    "exposure_weights",
+    "group_exposures",
+    "ingest_exposures",
+    "open_cube",
+    "open_field",
+    "open_pixel_table",
+    "plan_combine",
+    "plan_ingest",
+    "run",
+    "run_demo",
+    "simulate_exposures",
+    "status",
+    "write_products",
+]
+
+
+def __getattr__(name):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'musedeep' has no attribute {name!r}")
+    value = getattr(import_module(f"musedeep.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted(set(globals()) | set(__all__))
