@@ -1,0 +1,425 @@
+"""Run many small tasks on threads or on a dask cluster: bounded, with retries, progress and a clean stop."""
+
+import concurrent.futures
+import errno
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Sized
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from musedeep.errors import MemoryLimitError, MuseDeepError, UsageError, WorkError
+from musedeep.kinds import memory_bytes
+
+__all__ = ["Progress", "check_workers", "connect", "run_tasks"]
+
+# Trying again cannot help against these; the disk is full or may not be written.
+_HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
+# After so many items have failed for good, the others are not tried any more.
+_MOST_FAILURES = 5
+_TICK = 1.0
+_CLUSTER_LOOK = 5.0
+
+
+class Progress:
+    """How far a stage has come: a bar on a terminal, a plain line every now and then elsewhere.
+
+    Parameters
+    ----------
+    label : str
+        What is going on, such as ``"combine"``.
+    unit : str, optional
+        What is counted.
+    stream : file, optional
+        Where to write; standard error by default.
+    interval : float, optional
+        Seconds between two plain lines.
+    clock : callable, optional
+        Returns seconds.
+    """
+
+    def __init__(self, label, unit="items", *, stream=None, interval=10.0, clock=time.monotonic):
+        self.label = label
+        self.unit = unit
+        self.done = 0
+        self.total = None
+        self.seconds = 0.0
+        self._stream = stream or sys.stderr
+        self._interval = interval
+        self._clock = clock
+        self._began = self._last_line = clock()
+        self._bar = None
+
+    def start(self, total=None):
+        """Begin to count anew, up to `total` where it is known."""
+        self.close(quiet=True)
+        self.done, self.total = 0, total
+        self._began = self._last_line = self._clock()
+        if self._stream.isatty():
+            self._bar = _make_bar(self._stream)
+            self._row = self._bar.add_task(self.label, total=total, unit=self.unit, rate="")
+            self._bar.start()
+
+    def advance(self, count=1):
+        """Count `count` more as done."""
+        self.done += count
+        if self._bar is not None:
+            self._bar.update(self._row, advance=count, rate=self._rate())
+        self.tick()
+
+    def tick(self):
+        """Write a plain line if the last one is long ago."""
+        now = self._clock()
+        if self._bar is None and now - self._last_line >= self._interval:
+            self._last_line = now
+            self._line(self._state())
+
+    def note(self, text):
+        """Write one line of text."""
+        if self._bar is not None:
+            self._bar.console.print(f"{self.label}: {text}", markup=False, highlight=False)
+        else:
+            self._line(text)
+
+    def close(self, *, quiet=False):
+        """End the count, and tell what it came to."""
+        self.seconds = self._clock() - self._began
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        elif not quiet and self.total is not None:
+            self._line(f"{self.done} of {self.total} {self.unit} in {_duration(self.seconds)}")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def _line(self, text):
+        self._stream.write(f"{self.label}: {text}\n")
+        self._stream.flush()
+
+    def _rate(self):
+        seconds = self._clock() - self._began
+        return f"{self.done / seconds:.3g}/s" if self.done and seconds > 0 else ""
+
+    def _state(self):
+        if not self.total:
+            return f"{self.done} {self.unit}, {self._rate()}".rstrip(", ")
+        state = f"{self.done}/{self.total} {self.unit} ({100 * self.done // self.total} %)"
+        if not self.done:
+            return state
+        left = (self._clock() - self._began) / self.done * (self.total - self.done)
+        return f"{state}, {self._rate()}, {_duration(left)} left"
+
+
+def _make_bar(stream):
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bar
+
+    return Bar(
+        TextColumn("{task.description:>9}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]} {task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(file=stream),
+    )
+
+
+def _duration(seconds):
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
+
+
+@dataclass
+class _Attempt:
+    item: object
+    number: int = 1
+
+
+def run_tasks(
+    function, items, *, client=None, workers=None, window=2, retries=2, progress=None, describe=repr
+):
+    """Call `function` on every item, a bounded number at a time, and yield results as they come.
+
+    Parameters
+    ----------
+    function : callable
+        Takes one item. With a `client` it is importable by the workers, and its result is small.
+    items : iterable
+        Taken one by one, only as fast as they are worked off.
+    client : distributed.Client, optional
+        Where to run; without it, threads of this process.
+    workers : int, optional
+        Number of threads without a client; the number of cores by default.
+    window : int, optional
+        Items in flight for each thread.
+    retries : int, optional
+        How often an item that failed is tried again.
+    progress : Progress, optional
+        Is started with the number of items and advanced by one for each that is done.
+    describe : callable, optional
+        Gives the words for an item in messages.
+
+    Yields
+    ------
+    (item, result)
+        In the order in which they finish.
+
+    Raises
+    ------
+    WorkError
+        Items failed and failed again; the others were finished, and the message names those that were not.
+    MuseDeepError
+        As a task raised it: an input or a setting at fault is not tried again.
+    """
+    if progress is not None:
+        progress.start(len(items) if isinstance(items, Sized) else None)
+    run = _Run(function, items, retries, progress, describe)
+    pool = _ClientPool(client) if client is not None else _ThreadPool(workers)
+    try:
+        yield from run.results(pool, window)
+    finally:
+        for future in run.pending:
+            future.cancel()
+        # What runs on threads is waited for: it holds files open and ends soon.
+        pool.close()
+        if progress is not None:
+            progress.close(quiet=sys.exc_info()[0] is not None)
+
+
+class _Run:
+    """The state of one `run_tasks`: what waits, what is pending, what failed."""
+
+    def __init__(self, function, items, retries, progress, describe):
+        self.function = function
+        self.items = iter(items)
+        self.retries = retries
+        self.progress = progress
+        self.describe = describe
+        self.again = deque()
+        self.pending = {}
+        self.failed = []
+
+    def results(self, pool, window):
+        while self._fill(pool, window) or self.pending:
+            done, _ = concurrent.futures.wait(
+                self.pending, timeout=_TICK, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            for future in done:
+                attempt = self.pending.pop(future)
+                reason = _reason_of(future)
+                if reason is not None:
+                    self._failure(attempt, reason)
+                    continue
+                if self.progress is not None:
+                    self.progress.advance()
+                yield attempt.item, future.result()
+            if self.progress is not None:
+                self.progress.tick()
+        if self.failed:
+            raise self._error()
+
+    def _fill(self, pool, window):
+        """Submit until the window is full; false when nothing is left to submit."""
+        while len(self.failed) < _MOST_FAILURES:
+            if len(self.pending) >= window * pool.threads:
+                return True
+            attempt = self.again.popleft() if self.again else self._next()
+            if attempt is None:
+                return False
+            self.pending[pool.submit(self.function, attempt.item)] = attempt
+        return False
+
+    def _next(self):
+        for item in self.items:
+            return _Attempt(item)
+        return None
+
+    def _failure(self, attempt, reason):
+        if isinstance(reason, MuseDeepError) and not isinstance(reason, WorkError):
+            raise reason
+        words = f"{type(reason).__name__}: {reason}".removesuffix(": ")
+        hopeless = isinstance(reason, OSError) and reason.errno in _HOPELESS
+        if hopeless:
+            raise WorkError(
+                f"{self.describe(attempt.item)}: {words}; make room or give permission, then run again: "
+                "what is finished is kept"
+            ) from reason
+        if attempt.number > self.retries:
+            self.failed.append((attempt, words, reason))
+            return
+        if self.progress is not None:
+            self.progress.note(f"{self.describe(attempt.item)} failed ({words}); trying again")
+        self.again.append(_Attempt(attempt.item, attempt.number + 1))
+
+    def _error(self):
+        lines = [f"  {self.describe(attempt.item)}: {words}" for attempt, words, _ in self.failed]
+        text = (
+            f"{len(self.failed)} of the tasks failed {self.retries + 1} times:\n" + "\n".join(lines) + "\n"
+            "What is finished is kept: mend the cause and run again, only what is missing will be done."
+        )
+        error = WorkError(text)
+        error.__cause__ = self.failed[0][2]
+        return error
+
+
+def _reason_of(future):
+    """The exception of a future, or None if it has a result."""
+    try:
+        return future.exception()
+    except concurrent.futures.CancelledError:
+        return WorkError("the task was lost; the connection to the scheduler broke, or it was cancelled")
+
+
+class _ThreadPool:
+    """Threads of this process."""
+
+    def __init__(self, workers):
+        self.threads = workers or os.cpu_count() or 1
+        self._pool = concurrent.futures.ThreadPoolExecutor(self.threads, thread_name_prefix="musedeep")
+
+    def submit(self, function, item):
+        return self._pool.submit(function, item)
+
+    def close(self):
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _ClientPool:
+    """The workers of a dask cluster, which may come and go."""
+
+    def __init__(self, client):
+        self._client = client
+        self._pool = client.get_executor(pure=False)
+        self._looked = -_CLUSTER_LOOK
+        self._threads = 1
+
+    @property
+    def threads(self):
+        now = time.monotonic()
+        if now - self._looked > _CLUSTER_LOOK:
+            self._looked = now
+            self._threads = max(1, sum(self._client.nthreads().values()))
+        return self._threads
+
+    def submit(self, function, item):
+        return self._pool.submit(function, item)
+
+    def close(self):
+        self._pool.shutdown(wait=False)
+
+
+@contextmanager
+def connect(memory="4GB", workers=0, threads_per_worker=1, kind="threads"):
+    """A dask client for the time of a ``with`` block, or None where threads do.
+
+    Parameters
+    ----------
+    memory : str or int, optional
+        What each worker process may use.
+    workers : int, optional
+        Number of worker processes of a local cluster; 0 stands for the number of cores.
+    threads_per_worker : int, optional
+        Threads of each worker process of a local cluster.
+    kind : str, optional
+        ``"threads"``; ``"processes"`` for a local cluster; the address of a scheduler (``tcp://...``), or the
+        name of its scheduler file (``....json``).
+
+    Yields
+    ------
+    distributed.Client or None
+
+    Raises
+    ------
+    UsageError
+        `kind` is none of these, or no scheduler answers there.
+    """
+    if kind == "threads":
+        yield None
+    elif kind == "processes":
+        with _local_cluster(memory, workers or os.cpu_count() or 1, threads_per_worker) as client:
+            yield client
+    elif kind.startswith(("tcp://", "tls://", "ucx://", "ws://", "wss://")) or kind.endswith(".json"):
+        with _remote_client(kind) as client:
+            yield client
+    else:
+        raise UsageError(
+            f"cluster = {kind!r} is not allowed: give 'threads', 'processes', the address of a scheduler "
+            "(tcp://host:port) or its scheduler file (.json)"
+        )
+
+
+@contextmanager
+def _local_cluster(memory, workers, threads):
+    import dask
+    from distributed import Client, LocalCluster
+
+    # Tasks bound their own memory, so the worker must neither spill nor pause, which would only stall it; it
+    # is ended when it is far above what it was granted.
+    rules = {f"distributed.worker.memory.{name}": False for name in ("target", "spill", "pause")}
+    with (
+        dask.config.set({**rules, "distributed.worker.memory.terminate": 0.95}),
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=threads,
+            memory_limit=int(1.3 * memory_bytes(memory)),
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def _remote_client(kind):
+    from distributed import Client
+
+    try:
+        client = Client(scheduler_file=kind) if kind.endswith(".json") else Client(kind, timeout="15s")
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"no dask scheduler answers at {kind} ({error}); is it running, and is the address right?"
+        ) from error
+    with client:
+        yield client
+
+
+def check_workers(client, memory):
+    """Refuse a cluster whose workers have less memory than a task may use.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    memory : int
+        Bytes that each worker process may use.
+
+    Raises
+    ------
+    MemoryLimitError
+        The smallest worker has a limit below `memory`.
+    """
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    limits = {info["memory_limit"]: address for address, info in workers.items() if info["memory_limit"]}
+    if limits and min(limits) < memory:
+        raise MemoryLimitError(
+            f"worker {limits[min(limits)]} has a limit of {min(limits) / 1e9:.2f} GB, but memory = "
+            f"{memory / 1e9:.2f} GB is granted to each; lower `memory`, or give workers more"
+        )
