@@ -7,8 +7,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from musedeep.errors import MemoryLimitError, MuseDeepError, UsageError, WorkError
 from musedeep.kinds import memory_bytes
@@ -21,6 +22,7 @@ _HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 _MOST_FAILURES = 5
 _TICK = 1.0
 _CLUSTER_LOOK = 5.0
+_PATIENCE = "15s"
 
 
 class Progress:
@@ -315,14 +317,29 @@ class _ClientPool:
         now = time.monotonic()
         if now - self._looked > _CLUSTER_LOOK:
             self._looked = now
-            self._threads = max(1, sum(self._client.nthreads().values()))
+            with _scheduler_needed():
+                self._threads = max(1, sum(self._client.nthreads().values()))
         return self._threads
 
     def submit(self, function, item):
-        return self._pool.submit(function, item)
+        with _scheduler_needed():
+            return self._pool.submit(function, item)
 
     def close(self):
-        self._pool.shutdown(wait=False)
+        # A scheduler that is gone has nothing left to cancel.
+        with suppress(Exception):
+            self._pool.shutdown(wait=False)
+
+
+@contextmanager
+def _scheduler_needed():
+    try:
+        yield
+    except Exception as error:
+        raise WorkError(
+            f"the connection to the dask scheduler is lost ({error}); start it and run again: "
+            "what is finished is kept"
+        ) from error
 
 
 @contextmanager
@@ -392,8 +409,13 @@ def _local_cluster(memory, workers, threads):
 def _remote_client(kind):
     from distributed import Client
 
+    where = {"address": kind}
+    if kind.endswith(".json"):
+        if not Path(kind).exists():
+            raise UsageError(f"there is no scheduler file {kind}; is the scheduler running?")
+        where = {"scheduler_file": kind}
     try:
-        client = Client(scheduler_file=kind) if kind.endswith(".json") else Client(kind, timeout="15s")
+        client = Client(**where, timeout=_PATIENCE)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"no dask scheduler answers at {kind} ({error}); is it running, and is the address right?"
