@@ -6,8 +6,8 @@ import numpy as np
 
 __all__ = [
     "COLUMNS", "DETECTOR_LINES", "DQ_BITS", "FIELD_ARCSEC", "FLUX_UNIT", "IFU_COUNT", "MODES", "Mode",
-    "PIXTABLE_PREFIX", "PLANE_ANGSTROM", "SLICES_PER_STACK", "SLICE_COUNT", "SLICE_SKY_NUMBERS", "UNITS",
-    "mode_facts", "origin_ifu", "origin_slice", "origin_x", "origin_y",
+    "OPTIONAL_COLUMNS", "PIXTABLE_PREFIX", "PLANE_ANGSTROM", "SLICES_PER_STACK", "SLICE_COUNT",
+    "SLICE_SKY_NUMBERS", "UNITS", "mode_facts", "origin_ifu", "origin_slice", "origin_x", "origin_y",
     "pack_origin", "sampling_arcsec", "scales_from_cd", "xoffset_keyword",
 ]
 
@@ -25,6 +25,9 @@ COLUMNS = {
     "dq": "uint32", "stat": "float32", "origin": "uint32",
 }
 """Columns every pixel table has, with their native dtypes; dq and origin are bit patterns."""
+
+OPTIONAL_COLUMNS = {"weight": "float32"}
+"""Columns a pixel table may have besides."""
 
 UNITS = {
     "xpos": "rad", "ypos": "rad", "lambda": "Angstrom", "data": FLUX_UNIT,

@@ -9,7 +9,7 @@ import numpy as np
 from astropy.table import Table
 
 from musedeep.errors import UsageError
-from musedeep.muse import IFU_COUNT
+from musedeep.muse import COLUMNS, IFU_COUNT, OPTIONAL_COLUMNS
 from musedeep.offsets import OffsetTable
 from musedeep.simulate.cubes import cube_centre, read_scene_cube
 from musedeep.simulate.files import FovImage, PixelTableWriter, write_fov_image
@@ -131,11 +131,14 @@ def _write_exposure(directory, plan, scene, settings):
 def _write_table(path, plan, ifus, parts, view, settings, image):
     """Stream the rows of some IFUs into a pixel table; the truth of its rows."""
     header = exposure_header(plan, plan.cd, ifus)
+    row_count = sum(part.row_count for part in parts)
+    kinds = COLUMNS | (OPTIONAL_COLUMNS if settings.weight_column else {})
     hits, trails, rows, tracks = [], [], 0, 0
-    with PixelTableWriter(path, settings.layout, header, sum(part.row_count for part in parts)) as writer:
+    with PixelTableWriter(path, settings.layout, header, row_count, kinds) as writer:
         for part in parts:
             made = slice_rows(part, plan, view, settings)
-            writer.append(made.columns)
+            weight = np.full(part.row_count, plan.weight or 1.0, np.float32)
+            writer.append(made.columns | {"weight": weight})
             image.add(*made.patches)
             row, sigma, track = made.cosmic_rays
             hits.append((row + rows, sigma, track + tracks))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
-from musedeep.muse import COLUMNS, UNITS
+from musedeep.muse import UNITS
 
 __all__ = ["FovImage", "PixelTableWriter", "write_fov_image"]
 
@@ -26,15 +26,17 @@ class PixelTableWriter:
         Primary header; `finish` may change values in it, not their number.
     row_count : int
         Rows that will be written.
+    kinds : dict of column name to native dtype name
     """
 
-    def __init__(self, path, layout, header, row_count):
-        self.path, self.layout, self.row_count = Path(path), layout, row_count
+    def __init__(self, path, layout, header, row_count, kinds):
+        self.path, self.layout, self.row_count, self._kinds = Path(path), layout, row_count, kinds
+        self._record = np.dtype([(name, _DISK_TYPES[kind]) for name, kind in kinds.items()])
         self.ranges = {name: (np.inf, -np.inf) for name in ("xpos", "ypos", "lambda")}
         self._partial = self.path.with_name(f".{self.path.name}.partial")
         self._header_bytes = len(_encoded(header))
         self._written = 0
-        parts = _image_headers(row_count) if layout == "image" else _table_header(row_count)
+        parts = _image_headers(row_count, kinds) if layout == "image" else _table_header(row_count, kinds)
         self._descriptor = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
         self._offsets, position = {}, self._header_bytes
         for name, text, data_bytes in parts:
@@ -70,12 +72,12 @@ class PixelTableWriter:
         """
         order = rng.permutation(self.row_count)
         if self.layout == "image":
-            for name in COLUMNS:
+            for name in self._kinds:
                 column = self._read(self._offsets[name], np.dtype(">u4"))
                 self._write(column[order], self._offsets[name])
         else:
             offset = self._offsets["table"]
-            self._write(self._read(offset, _record())[order], offset)
+            self._write(self._read(offset, self._record)[order], offset)
         place = np.empty_like(order)
         place[order] = np.arange(self.row_count)
         return place
@@ -90,12 +92,12 @@ class PixelTableWriter:
 
     def _put(self, columns, row):
         if self.layout == "image":
-            for name, kind in COLUMNS.items():
+            for name, kind in self._kinds.items():
                 values = columns[name].astype(_DISK_TYPES[kind])
                 self._write(values, self._offsets[name] + 4 * row)
             return
-        records = np.empty(len(columns["data"]), _record())
-        for name in COLUMNS:
+        records = np.empty(len(columns["data"]), self._record)
+        for name in self._kinds:
             records[name] = columns[name]
         self._write(records, self._offsets["table"] + records.itemsize * row)
 
@@ -112,40 +114,36 @@ class PixelTableWriter:
         return values
 
 
-def _record():
-    return np.dtype([(name, _DISK_TYPES[kind]) for name, kind in COLUMNS.items()])
-
-
 def _encoded(header):
     return header.tostring(sep="", endcard=True, padding=True).encode("ascii")
 
 
-def _image_headers(row_count):
-    for name, kind in COLUMNS.items():
+def _image_headers(row_count, kinds):
+    for name, kind in kinds.items():
         header = fits.Header([
             ("XTENSION", "IMAGE", "Image extension"),
             ("BITPIX", -32 if kind == "float32" else 32),
             ("NAXIS", 2), ("NAXIS1", 1), ("NAXIS2", row_count), ("PCOUNT", 0), ("GCOUNT", 1),
             ("EXTNAME", name, "Name of the column"),
         ])
-        if UNITS[name]:
+        if UNITS.get(name):
             header["BUNIT"] = (UNITS[name], "Unit of the column")
         yield name, _encoded(header), 4 * row_count
 
 
-def _table_header(row_count):
-    record = _record()
+def _table_header(row_count, kinds):
+    row_bytes = 4 * len(kinds)
     header = fits.Header([
         ("XTENSION", "BINTABLE", "Binary table extension"), ("BITPIX", 8), ("NAXIS", 2),
-        ("NAXIS1", record.itemsize), ("NAXIS2", row_count), ("PCOUNT", 0), ("GCOUNT", 1),
-        ("TFIELDS", len(COLUMNS)),
+        ("NAXIS1", row_bytes), ("NAXIS2", row_count), ("PCOUNT", 0), ("GCOUNT", 1),
+        ("TFIELDS", len(kinds)),
     ])
-    for number, (name, kind) in enumerate(COLUMNS.items(), start=1):
+    for number, (name, kind) in enumerate(kinds.items(), start=1):
         header[f"TTYPE{number}"] = name
         header[f"TFORM{number}"] = "1E" if kind == "float32" else "1J"
-        if UNITS[name]:
+        if UNITS.get(name):
             header[f"TUNIT{number}"] = UNITS[name]
-    yield "table", _encoded(header), record.itemsize * row_count
+    yield "table", _encoded(header), row_bytes * row_count
 
 
 class FovImage:

@@ -49,6 +49,8 @@ def exposure_header(exposure, cd, ifus):
         "PREDAR LIMITS XLO": -half, "PREDAR LIMITS XHI": half,
         "PREDAR LIMITS YLO": -half, "PREDAR LIMITS YHI": half,
     }
+    if exposure.weight is not None:
+        cards["ESO DRS MUSE WEIGHT"] = exposure.weight
     cards |= {PIXTABLE_PREFIX + name: value for name, value in pixtable.items()}
     # limits of coordinates are known when all rows are written
     limits = {"X": (0, 0), "Y": (0, 0), "LAMBDA": (0, 0), "IFU": (ifus[0], ifus[-1]), "SLICE": (1, 48)}

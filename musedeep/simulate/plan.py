@@ -111,6 +111,10 @@ class SimulationSettings:
         Share of defective detector pixels, flagged, with wrong values.
     trails : int or sequence of Trail
         Satellite trails; a number is spread over the exposures.
+    weights : float, per exposure, or None
+        Weights in the headers' ``ESO DRS MUSE WEIGHT``.
+    weight_column : bool
+        Whether the tables have a column with these weights.
     exposures_per_ob, obs_per_run : int
         Exposures of one observing block, and blocks of one run; a run has its own programme.
     layout : 'image' or 'table'
@@ -154,6 +158,8 @@ class SimulationSettings:
     cosmic_ray_flagged: float = 0.0
     defects: float = 5e-4
     trails: int | Sequence[Trail] = 0
+    weights: float | Sequence[float] | None = None
+    weight_column: bool = False
     exposures_per_ob: int = 4
     obs_per_run: int = 2
     layout: str = "image"
@@ -209,6 +215,7 @@ class ExposurePlan:
     position_angle_deg: float
     seeing_fwhm: float
     flux_scale: float
+    weight: float | None
     airmass: float
     parallactic_deg: float
     rvcorr_km_s: float
@@ -308,6 +315,7 @@ def plan_exposures(settings, ra_deg, dec_deg):
             position_angle_deg=float(_pick(settings.position_angles, index)),
             seeing_fwhm=float(seeing[index]),
             flux_scale=1 / (1 + float(_pick(settings.flux_scale_error, index))),
+            weight=None if settings.weights is None else float(_pick(settings.weights, index)),
             airmass=float(airmass),
             parallactic_deg=float(parallactic),
             rvcorr_km_s=round(float(velocity), 4),
