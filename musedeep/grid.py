@@ -175,7 +175,8 @@ class VoxelGrid:
 
     # ----------------------------------------------------------------------------------------- wavelength
 
-    def _wavelength_at(self, plane):
+    def wavelength_at(self, plane):
+        """Wavelength of plane coordinates (0-based, beyond the grid too), Angstrom; float64."""
         steps = np.asarray(plane, dtype=np.float64) + 1.0 - self.wavelength_crpix
         if self.log:
             return self.wavelength_start * np.exp(steps * (self.wavelength_step / self.wavelength_start))
@@ -184,12 +185,12 @@ class VoxelGrid:
     @property
     def wavelengths(self):
         """Wavelength of every plane's centre; ndarray, shape (nz,), float64, Angstrom."""
-        return self._wavelength_at(np.arange(self.shape[0]))
+        return self.wavelength_at(np.arange(self.shape[0]))
 
     @property
     def plane_edges(self):
         """Wavelength where every plane begins, and where the last one ends; shape (nz + 1,), float64, Angstrom."""
-        return self._wavelength_at(np.arange(self.shape[0] + 1) - 0.5)
+        return self.wavelength_at(np.arange(self.shape[0] + 1) - 0.5)
 
     def plane_of(self, wavelength):
         """Plane coordinate of wavelengths.
@@ -629,13 +630,14 @@ def eso_positions(phi, theta, ra_deg, dec_deg, first=None):
     """
     phi = np.asarray(phi, dtype=np.float64)
     theta = np.asarray(theta, dtype=np.float64) + math.pi / 2
-    dec = math.radians(dec_deg)
+    degrees = 180.0 / math.pi
+    dec = dec_deg / degrees
     east = np.cos(theta) * np.sin(phi)
     north = np.cos(theta) * np.cos(phi)
     alpha = np.arctan2(east, np.sin(theta) * math.cos(dec) + north * math.sin(dec))
     delta = np.arcsin(np.sin(theta) * math.sin(dec) - north * math.cos(dec))
-    ra_relative = np.degrees(alpha).astype(np.float32)
-    dec_relative = (np.degrees(delta) - dec_deg).astype(np.float32)
+    ra_relative = (alpha * degrees).astype(np.float32)
+    dec_relative = (delta * degrees - dec_deg).astype(np.float32)
     if first is not None:
         ra_relative = (ra_relative.astype(np.float64) + (ra_deg - first[0])).astype(np.float32)
         dec_relative = (dec_relative.astype(np.float64) + (dec_deg - first[1])).astype(np.float32)
@@ -673,7 +675,7 @@ def eso_grid(ra_limits, dec_limits, ra_deg, dec_deg, wavelength_limits, step_arc
     for ra_offset, dec_offset in zip(ra_limits, dec_limits, strict=True):
         ra = float(np.float32(float(ra_offset) + ra_deg))
         dec = float(np.float32(float(dec_offset) + dec_deg))
-        corners.append(_project(sky_vectors(ra, dec)[None, :], sky_frame(ra_deg, dec_deg))[0])
+        corners.append(_eso_projection(ra, dec, ra_deg, dec_deg))
     low, high = corners
     lengths = [_round_half_away(abs(high[axis] - low[axis]) / steps[axis]) + 1 for axis in (0, 1)]
     crpix = tuple(1.0 - min(sign * low[axis], sign * high[axis]) / steps[axis] for axis, sign in ((0, -1.0), (1, 1.0)))
@@ -685,6 +687,18 @@ def eso_grid(ra_limits, dec_limits, ra_deg, dec_deg, wavelength_limits, step_arc
         planes = math.ceil(float(end - start) / step) + 1
     cd = ((-steps[0], 0.0), (0.0, steps[1]))
     return VoxelGrid((planes, lengths[1], lengths[0]), (ra_deg, dec_deg), crpix, cd, float(start), step, log=log)
+
+
+def _eso_projection(ra, dec, ra0, dec0):
+    """Plane coordinates in degrees by ESO's formula, whose arcsine loses the last digits that the grid is to share."""
+    degrees = 180.0 / math.pi
+    a, d, d0 = ra / degrees - ra0 / degrees, dec / degrees, dec0 / degrees
+    phi = math.pi + math.atan2(
+        -math.cos(d) * math.sin(a), math.sin(d) * math.cos(d0) - math.cos(d) * math.sin(d0) * math.cos(a)
+    )
+    sine = math.sin(d) * math.sin(d0) + math.cos(d) * math.cos(d0) * math.cos(a)
+    radius = degrees / math.tan(math.asin(min(sine, 1.0)))
+    return radius * math.sin(phi), -radius * math.cos(phi)
 
 
 def _round_half_away(value):

@@ -1,0 +1,451 @@
+"""Combine the rows of one block: read them segment by segment, judge them, spread them over the voxels.
+
+A block is cut into tiles so that the rows of a few planes fit into memory. Within a tile the rows of one
+*step* (a few wavelength segments) are read and located in voxels, those of complete planes are sorted by
+cell, judged, and the rows of the step before are spread. The sums of a voxel always grow in the order
+(segment, exposure, place in the store), whatever the tiles, steps and blocks are: same bits.
+"""
+
+import threading
+from contextlib import ExitStack
+
+import numpy as np
+
+from musedeep.errors import MemoryLimitError
+from musedeep.kernels import reject, resample, window
+from musedeep.masks import row_states
+from musedeep.reads import Box, plan_reads, steps_of
+from musedeep.store import CUBE_VARIABLES, PartReader
+
+__all__ = ["combine_block"]
+
+# Located rows of two steps, and sorted rows of one and a half: see `_Rows` and `_Window`.
+BYTES_PER_LOCATED_ROW = 31
+BYTES_PER_SORTED_ROW = 14
+BYTES_PER_CELL = 44
+BYTES_PER_VOXEL = 24
+_SMALLEST_TILE = 8
+_local = threading.local()
+
+
+def _scratch(name, shape, dtype):
+    """Array of this thread that is kept for the next tile: fresh memory costs more than the arithmetic on
+    it."""
+    store = _local.__dict__
+    size = int(np.prod(shape))
+    if name not in store or store[name].size < size or store[name].dtype != dtype:
+        store[name] = None  # first give back, then take
+        store[name] = np.empty(max(size, 1), dtype)
+    return store[name][:size].reshape(shape)
+
+
+def combine_block(recipe, bounds, memory, keep_rejected=False):
+    """Combine all rows of one block.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    bounds : ((int, int), (int, int), (int, int))
+        Planes, rows and columns of the grid: first, behind last.
+    memory : int
+        Bytes that the rows and sums of one tile may take.
+    keep_rejected : bool
+        Also return which rows were rejected.
+
+    Returns
+    -------
+    maps : dict of ndarray, shape (planes, rows, columns)
+        The variables of `store.CUBE_VARIABLES`.
+    record : dict
+        rows_read, rows_used, rows_rejected, bytes_read; and, when asked for, rejected: list of (exposure,
+        part, row numbers).
+
+    Raises
+    ------
+    MemoryLimitError
+        Not even the smallest tile fits.
+    """
+    shape = tuple(b - a for a, b in bounds)
+    maps = {name: np.zeros(shape, dtype) for name, (dtype, _, _) in CUBE_VARIABLES.items()}
+    maps["flux"][:] = maps["variance"][:] = np.nan
+    record = {"rows_read": 0, "rows_used": 0, "rows_rejected": 0, "bytes_read": 0}
+    if keep_rejected:
+        record["rejected"] = []
+    touching = recipe.touching(bounds)
+    if touching:
+        with ExitStack() as stack:
+            sources = [(n, _open_parts(recipe, n, stack)) for n in touching]
+            _combine_tile(recipe, bounds, bounds, sources, memory, maps, record)
+            record["bytes_read"] = sum(part.bytes_read for _, parts in sources for part in parts)
+    return maps, record
+
+
+def _open_parts(recipe, n, stack):
+    exposure = recipe.exposures[n]
+    parts = []
+    for name, facts in exposure.parts.items():
+        part = PartReader(recipe.store / exposure.name / name, facts, exposure.columns)
+        stack.callback(part.close)
+        parts.append(part)
+    return parts
+
+
+def _combine_tile(recipe, bounds, tile, sources, memory, maps, record):
+    """Combine one tile of a block, cutting it further until its rows fit into memory."""
+    box = Box(recipe, tile)
+    reads = plan_reads(recipe, box, sources)
+    steps = steps_of(recipe, box, reads.rows)
+    if _tile_bytes(recipe, box, reads.rows, steps) > memory:
+        halves = _halves(tile)
+        if halves is None:
+            raise MemoryLimitError(
+                f"a tile of {_SMALLEST_TILE} x {_SMALLEST_TILE} voxels with {int(reads.rows.max())} "
+                f"rows in one segment does not fit into "
+                f"{memory / 1e6:.0f} MB; grant more memory or use fewer threads."
+            )
+        for half in halves:
+            _combine_tile(recipe, bounds, half, sources, memory, maps, record)
+        return
+    work = _Tile(recipe, box, "rejected" in record)
+    work.run(reads, steps)
+    place = tuple(slice(t0 - b0, t1 - b0) for (t0, t1), (b0, _) in zip(tile, bounds, strict=True))
+    work.finish({name: values[place] for name, values in maps.items()})
+    record["rows_read"] += work.rows_read
+    record["rows_used"] += work.rows_used
+    record["rows_rejected"] += int(maps["rejected_count"][place].sum())
+    if "rejected" in record:
+        record["rejected"] += work.rejected_rows
+
+
+def _halves(tile):
+    """The tile cut across its longer side; None when it is too small for that."""
+    planes, (y0, y1), (x0, x1) = tile
+    if max(y1 - y0, x1 - x0) <= _SMALLEST_TILE:
+        return None
+    if y1 - y0 >= x1 - x0:
+        middle = (y0 + y1) // 2
+        return (planes, (y0, middle), (x0, x1)), (planes, (middle, y1), (x0, x1))
+    middle = (x0 + x1) // 2
+    return (planes, (y0, y1), (x0, middle)), (planes, (y0, y1), (middle, x1))
+
+
+def _tile_bytes(recipe, box, rows, steps):
+    """Memory of a tile: located and sorted rows, cells, and the sums of its voxels."""
+    in_step = [int(rows[a:b].sum()) for a, b, _ in steps]
+    pair = max((a + b for a, b in zip(in_step, [*in_step[1:], 0], strict=True)), default=0)
+    located = 2 * max(in_step, default=0) * BYTES_PER_LOCATED_ROW
+    sorted_rows = pair * BYTES_PER_SORTED_ROW
+    complete = [0, *(s[2] for s in steps)]
+    planes = max(b - a for a, b in zip(complete[:-1], complete[1:], strict=True)) + 4
+    cells = int(np.prod(box.shape)) * BYTES_PER_CELL + 3 * 4 * box.cells * planes
+    voxels = int(np.prod([b - a for a, b in box.tile]))
+    words = -(-len(recipe.exposures) // 64)
+    return located + sorted_rows + cells + voxels * (BYTES_PER_VOXEL + 8 * words + 8)
+
+
+class _Tile:
+    """The work on one tile: rows of two steps, the sorted rows of a window of planes, and the sums."""
+
+    def __init__(self, recipe, box, keep_rejected):
+        self.recipe = recipe
+        self.method = recipe.method
+        self.box = box
+        self.keep_rejected = keep_rejected
+        self.rejected_rows = []
+        self.rows_read = 0
+        self.rows_used = 0
+        shape = tuple(b - a for a, b in box.tile)
+        self.sums = _scratch("sums", (*shape, 3), np.float64)
+        self.sums[:] = 0.0
+        self.seen = _scratch("seen", (-(-len(recipe.exposures) // 64), *shape), np.uint64)
+        self.seen[:] = 0
+        if self.method.resample == "nearest":
+            self.nearest = np.full(shape, np.inf)
+        self.rejected = _scratch("rejected", box.shape, np.int32)
+        self.rejected[:] = 0
+        if self.method.reject == "guarded":
+            self.centre, self.scale, self.floor = (
+                _scratch(n, box.shape, np.float64) for n in ("centre", "spread", "floor")
+            )
+            self.number = _scratch("number", box.shape, np.int32)
+        elif self.method.reject == "eso":
+            self.limit = _scratch("limit", box.shape, np.float64)
+        self.weights = np.array([e.weight for e in recipe.exposures])
+        # what is in the window: planes [low, high), of which statistics are known below `known` and
+        # judgements below `judged`
+        self.low = self.high = self.known = self.judged = 0
+        self.start = np.zeros(1, np.int32)
+
+    def run(self, reads, steps):
+        """Pass through all steps."""
+        in_step = [int(reads.rows[a:b].sum()) for a, b, _ in steps]
+        capacity = max(in_step, default=0)
+        self._take_rows(capacity)
+        before = (0, 0)
+        for number, (a, b, complete) in enumerate(steps):
+            base = capacity * (number % 2)
+            filled = self._locate(reads, a, b, base)
+            here = (base, filled)
+            if self.method.reject != "none":
+                self._sort((before, here), complete, last=number == len(steps) - 1)
+                self._judge(last=number == len(steps) - 1)
+            self._spread(before)
+            before = here
+        self._spread(before)
+
+    def _take_rows(self, capacity):
+        columns = 6 if self.method.weight_column else 5
+        n = 2 * capacity
+        self.cell, self.plane = _scratch("cell", n, np.int32), _scratch("plane", n, np.int16)
+        self.payload = _scratch("payload", (columns, n), np.float32)
+        self.owner, self.state = _scratch("owner", n, np.uint16), _scratch("state", n, np.uint8)
+        self.identity = np.empty(n if self.keep_rejected else 0, np.int64)
+        self.part_of = [None] * len(self.recipe.exposures)
+        sorted_size = n + capacity if self.method.reject != "none" else 0
+        self.value, self.variance = (
+            _scratch("value", sorted_size, np.float32),
+            _scratch("variance", sorted_size, np.float32),
+        )
+        self.sorted_owner, self.index = (
+            _scratch("sorted_owner", sorted_size, np.uint16),
+            _scratch("index", sorted_size, np.int32),
+        )
+
+    def _locate(self, reads, a, b, at):
+        """Read the segments a <= s < b and put their rows into the voxels of the box; returns the place
+        behind the last."""
+        box = self.box
+        self.pieces = getattr(self, "pieces", {})
+        self.pieces[at] = []
+        base = at
+        for segment in range(a, b):
+            for n, part, found in reads.runs:
+                exposure = self.recipe.exposures[n]
+                for flagged, runs in found:
+                    for first, last in runs[segment].tolist():
+                        if first == last:
+                            continue
+                        self.rows_read += last - first
+                        begin = at
+                        number = first
+                        for rows, r0, r1 in part.read("rows", first, last):
+                            states = row_states(self.recipe, exposure, part, rows, r0, r1, number, flagged)
+                            at = window.locate_rows(
+                                rows,
+                                r0,
+                                r1,
+                                exposure.matrix,
+                                exposure.origin,
+                                box.spectral,
+                                box.centres,
+                                box.numbers,
+                                exposure.scale,
+                                n,
+                                states,
+                                number - r0,
+                                self.cell,
+                                self.plane,
+                                self.payload,
+                                self.owner,
+                                self.state,
+                                self.identity,
+                                at,
+                            )
+                            number += r1 - r0
+                        if self.keep_rejected and at > begin:
+                            self.pieces[base].append((begin, at, n, part.folder.name))
+        return at
+
+    def _sort(self, ranges, complete, last):
+        """Drop planes that are done with from the window and add those that became complete."""
+        cells = self.box.cells
+        # the next statistics and judgements look one plane back, the guard of the first plane not yet judged
+        # another one
+        keep = max(min(self.judged - 1, self.known - 1), self.low)
+        if keep > self.low:
+            shift = int(self.start[(keep - self.low) * cells])
+            end = int(self.start[(self.high - self.low) * cells])
+            for array in (self.value, self.variance, self.sorted_owner, self.index):
+                array[: end - shift] = array[shift:end].copy()
+            self.start = self.start[(keep - self.low) * cells :] - np.int32(shift)
+            self.low = keep
+        filled = int(self.start[-1])
+        fresh = np.empty((complete - self.high) * cells + 1, np.int32)
+        window.sort_planes(
+            self.cell,
+            self.plane,
+            self.payload,
+            self.owner,
+            np.array(ranges, np.int64),
+            self.high,
+            complete,
+            cells,
+            fresh,
+            filled,
+            self.value,
+            self.variance,
+            self.sorted_owner,
+            self.index,
+        )
+        self.start = np.concatenate([self.start[:-1], fresh])
+        self.high = complete
+
+    def _judge(self, last):
+        """Statistics of the planes that now have all their neighbours, then the verdict on the rows of those
+        before."""
+        m, box = self.method, self.box
+        known = self.high if last else max(self.high - 1, self.known)
+        judged = self.high if last else max(self.high - m.lag, self.judged)
+        buffers = self._buffers()
+        nj, ni = box.shape[1:]
+        edge = int(box.halo[1]) - (0 if m.resample == "nearest" else m.reach)
+        frame = (self.start, self.low, self.high)
+        if m.reject == "guarded":
+            reject.robust_statistics(
+                *frame,
+                self.known,
+                known,
+                box.bits,
+                nj,
+                ni,
+                self.value,
+                self.variance,
+                m.sample,
+                *m.nclip,
+                m.nmax,
+                self.centre,
+                self.scale,
+                self.floor,
+                self.number,
+                buffers,
+            )
+            rule = np.array([*m.nclip, m.gradient, m.coherence, m.nkeep], np.float64)
+            reject.judge_guarded(
+                *frame,
+                self.judged,
+                judged,
+                box.bits,
+                nj,
+                ni,
+                edge,
+                self.value,
+                self.variance,
+                self.sorted_owner,
+                self.index,
+                m.sample,
+                rule,
+                self.centre,
+                self.scale,
+                self.floor,
+                self.number,
+                self.state,
+                self.rejected,
+                buffers,
+            )
+        else:
+            reject.eso_limits(
+                *frame,
+                self.known,
+                known,
+                box.bits,
+                nj,
+                ni,
+                self.value,
+                self.variance,
+                m.direction,
+                m.crtype,
+                m.crsigma,
+                self.limit,
+                buffers,
+            )
+            reject.judge_limits(
+                self.start,
+                self.low,
+                self.judged,
+                judged,
+                box.bits,
+                nj,
+                ni,
+                edge,
+                self.value,
+                self.index,
+                self.limit,
+                self.state,
+                self.rejected,
+            )
+        self.known, self.judged = known, judged
+
+    def _buffers(self):
+        deepest = int(np.diff(self.start).max()) if self.start.size > 1 else 0
+        return np.empty((3, 27 * deepest + 16), np.float32)
+
+    def _spread(self, rows):
+        """Add the rows of a step to the sums of the voxels."""
+        m, box = self.method, self.box
+        common = (self.cell, self.plane, self.payload, self.owner, self.state, *rows, box.bits, box.halo)
+        if m.resample == "drizzle":
+            resample.spread_drizzle(
+                *common,
+                m.reach,
+                np.array(m.drop),
+                box.centres,
+                box.widths,
+                self.weights,
+                self.sums,
+                self.seen,
+            )
+        elif m.resample == "nearest":
+            resample.spread_nearest(
+                *common, np.array(m.pixel), self.weights, self.sums, self.seen, self.nearest
+            )
+        else:
+            kind = ("linear", "quadratic", "renka", "lanczos").index(m.resample)
+            resample.spread_radial(
+                *common,
+                m.reach,
+                kind,
+                m.radius,
+                np.array(m.pixel),
+                box.centres,
+                self.weights,
+                self.sums,
+                self.seen,
+            )
+        self.rows_used += int(np.count_nonzero(self.state[rows[0] : rows[1]] == window.USABLE))
+        if self.keep_rejected:
+            self._collect_rejected(rows)
+
+    def _collect_rejected(self, rows):
+        """Remember which rows of the tile's own voxels were rejected."""
+        h, (nk, nj, ni) = self.box.halo, self.sums.shape[:3]
+        for begin, end, n, part in self.pieces.get(rows[0], []):
+            k = self.plane[begin:end] - h[0]
+            j = (self.cell[begin:end] >> self.box.bits) - h[1]
+            i = (self.cell[begin:end] & ((1 << self.box.bits) - 1)) - h[1]
+            inside = (k >= 0) & (k < nk) & (j >= 0) & (j < nj) & (i >= 0) & (i < ni)
+            found = self.identity[begin:end][inside & (self.state[begin:end] == window.REJECTED)]
+            if found.size:
+                self.rejected_rows.append((n, part, found.copy()))
+
+    def finish(self, maps):
+        """Divide the sums and hand over the maps of the tile."""
+        (hk, hj), box = self.box.halo, self.box
+        shape = self.sums.shape[:3]
+        out = {
+            name: np.empty(shape, maps[name].dtype)
+            for name in ("flux", "variance", "exposure_count", "exposure_time", "weight")
+        }
+        resample.finish(
+            self.sums,
+            self.seen,
+            np.array([e.seconds for e in self.recipe.exposures]),
+            out["flux"],
+            out["variance"],
+            out["exposure_count"],
+            out["exposure_time"],
+            out["weight"],
+        )
+        for name, values in out.items():
+            maps[name][:] = values
+        inner = self.rejected[hk : box.shape[0] - hk, hj : box.shape[1] - hj, hj : box.shape[2] - hj]
+        maps["rejected_count"][:] = np.minimum(inner, np.iinfo(np.uint16).max)

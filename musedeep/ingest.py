@@ -1,0 +1,409 @@
+"""Pixel tables -> pixel store: every row once, sorted by wavelength segment and sky pencil."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from musedeep.errors import InputError, MemoryLimitError
+from musedeep.execute import run_tasks
+from musedeep.grid import sky_frame, sky_vectors
+from musedeep.plan import BASE_BYTES, INGEST_BYTES_PER_ROW, INGEST_FIXED_BYTES
+from musedeep.store import PixelStore
+
+__all__ = ["ingest_exposures"]
+
+_ARCSEC = 180.0 * 3600.0 / np.pi
+# Rows of one part: enough for long runs, small enough for a modest worker. The split never changes a result.
+MOST_ROWS = 8_000_000
+FEWEST_ROWS = 250_000
+# No exposure of the instrument spans more; a larger one has broken coordinates, and would need a huge
+# lattice.
+_WIDEST_ARCSEC = 300.0
+_SURVEY_BLOCK = 1024
+_HULL_STEP_ARCSEC = 0.05
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One part of one exposure: the rows of a range of wavelength segments."""
+
+    store: Path
+    files: tuple
+    exposure: str
+    part: str
+    segments: tuple | None  # first, behind last; None for all
+
+
+def ingest_exposures(field, *, client=None, progress=None):
+    """Bring all exposures of a field into its pixel store.
+
+    What is there already and unchanged is skipped; an exposure whose file changed is taken anew. May be
+    interrupted at any time: finished parts are kept and the rest is done by the next call.
+
+    Parameters
+    ----------
+    field : Field
+    client : distributed.Client, optional
+        Where to run; threads of this process otherwise.
+    progress : Progress, optional
+
+    Returns
+    -------
+    dict
+        Facts of every exposure in the store, by name.
+
+    Raises
+    ------
+    InputError
+        A file is unreadable or its coordinates make no sense.
+    MemoryLimitError
+        Not even the smallest part fits into ``memory``.
+    """
+    exposures = list(field.exposures)
+    store = PixelStore.create(field.pixels_path, _common_tangent(exposures))
+    present = store.exposures()
+    missing = [e for e in exposures if present.get(e.name, {}).get("fingerprint") != e.fingerprint]
+    rows, workers = _part_rows(field, client)
+    for exposure in missing:
+        _clear_stale_parts(store, exposure)
+    surveys = [_Task(store.path, _files(e), e.name, "survey", None) for e in missing if e.row_count > rows]
+    for _ in run_tasks(_survey, surveys, client=client, workers=workers, describe=_describe):
+        pass
+    tasks, waiting = [], {}
+    for exposure in missing:
+        parts = _parts_of(store, exposure, rows)
+        tasks += parts
+        waiting[exposure.name] = (exposure, {task.part for task in parts})
+    for task, _ in run_tasks(
+        _ingest_part, tasks, client=client, workers=workers, progress=progress, describe=_describe
+    ):
+        exposure, left = waiting[task.exposure]
+        left.discard(task.part)
+        if not left:
+            _commit(store, exposure)
+    return store.exposures()
+
+
+def _common_tangent(exposures):
+    """RA, Dec of the mean pointing, degrees."""
+    mean = sky_vectors([e.ra_deg for e in exposures], [e.dec_deg for e in exposures]).sum(axis=0)
+    return float(np.degrees(np.arctan2(mean[1], mean[0])) % 360.0), float(
+        np.degrees(np.arctan2(mean[2], np.hypot(*mean[:2])))
+    )
+
+
+def _part_rows(field, client):
+    """Most rows of a part within the memory of a worker, and how many parts may be worked on at once by
+    threads here."""
+    run = field.settings.run
+    threads = run.threads if client is not None else (run.workers or os.cpu_count() or 1)
+    budget = run.memory_bytes - BASE_BYTES
+    for count in range(threads, 0, -1):
+        rows = int((budget / count - INGEST_FIXED_BYTES) / INGEST_BYTES_PER_ROW)
+        if rows >= FEWEST_ROWS * (4 if count > 1 else 1):
+            return min(rows, MOST_ROWS), count
+    need = BASE_BYTES + INGEST_FIXED_BYTES + FEWEST_ROWS * INGEST_BYTES_PER_ROW
+    raise MemoryLimitError(
+        f"memory = {run.memory}: taking in a pixel table needs at least {need / 1e6:.0f} MB a worker; "
+        f"grant more memory."
+    )
+
+
+def _files(exposure):
+    return tuple(table.path for table in exposure.tables)
+
+
+def _describe(task):
+    return f"exposure {task.exposure}, {task.part}"
+
+
+def _clear_stale_parts(store, exposure):
+    """Keep parts of an interrupted ingest only if they came from the same file."""
+    staging = store.staging(exposure.name)
+    mark = staging / "fingerprint"
+    if not (mark.exists() and mark.read_text() == exposure.fingerprint):
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        mark.write_text(exposure.fingerprint)
+
+
+def _parts_of(store, exposure, most_rows):
+    """Tasks of one exposure: wavelength ranges of whole segments with about as many rows each."""
+    staging = store.staging(exposure.name)
+    survey = staging / "survey.npz"
+    if exposure.row_count <= most_rows or not survey.exists():
+        return [_Task(store.path, _files(exposure), exposure.name, "part000", None)]
+    with np.load(survey) as found:
+        first, histogram = int(found["first"]), found["histogram"]
+    number = -(-int(histogram.sum()) // most_rows)
+    share = np.minimum(np.cumsum(histogram) * number // max(histogram.sum() + 1, 1), number - 1)
+    tasks = []
+    for p in range(number):
+        inside = np.flatnonzero(share == p)
+        if inside.size:
+            a, b = first + int(inside[0]), first + int(inside[-1]) + 1
+            tasks.append(_Task(store.path, _files(exposure), exposure.name, f"part{p:03d}_{a}_{b}", (a, b)))
+    return tasks
+
+
+def _survey(task):
+    """One pass over the wavelengths of an exposure: rows of each segment, and the range of every block of
+    rows."""
+    from musedeep.pixtable import open_pixel_table
+
+    store = PixelStore(task.store)
+    target = store.staging(task.exposure) / "survey.npz"
+    if target.exists():
+        return
+    _, _, origin, length = store.lattice_numbers
+    lows, highs, histogram, first = [], [], np.zeros(0, np.int64), None
+    for file in task.files:
+        table = open_pixel_table(file)
+        low, high = [], []
+        for start in range(0, table.row_count, 1024 * _SURVEY_BLOCK):
+            wavelength = table.read("lambda", start, min(start + 1024 * _SURVEY_BLOCK, table.row_count))
+            cuts = np.arange(0, wavelength.size, _SURVEY_BLOCK)
+            low.append(np.fmin.reduceat(wavelength, cuts))
+            high.append(np.fmax.reduceat(wavelength, cuts))
+            finite = wavelength[np.isfinite(wavelength)].astype(np.float64)
+            segment = np.floor((finite - origin) / length).astype(np.int64)
+            histogram, first = _add_counts(histogram, first, segment)
+        lows.append(np.concatenate(low) if low else np.zeros(0, np.float32))
+        highs.append(np.concatenate(high) if high else np.zeros(0, np.float32))
+    arrays = {f"low{n}": v for n, v in enumerate(lows)} | {f"high{n}": v for n, v in enumerate(highs)}
+    partial = target.with_name("survey.writing.npz")
+    np.savez(partial, first=first or 0, histogram=histogram, **arrays)
+    partial.rename(target)
+
+
+def _add_counts(histogram, first, segment):
+    """Add a bincount that may begin and end elsewhere."""
+    if segment.size == 0:
+        return histogram, first
+    low, high = int(segment.min()), int(segment.max())
+    if first is None:
+        first = low
+    start, stop = min(first, low), max(first + histogram.size, high + 1)
+    grown = np.zeros(stop - start, np.int64)
+    grown[first - start : first - start + histogram.size] = histogram
+    grown[low - start : high + 1 - start] += np.bincount(segment - low, minlength=high + 1 - low)
+    return grown, start
+
+
+def _read_rows(task, lattice):
+    """Columns of the task's rows, in file order; dict of arrays."""
+    from musedeep.pixtable import open_pixel_table
+
+    names = ["xpos", "ypos", "lambda", "data", "stat", "dq", "origin"]
+    pieces = {}
+    for n, file in enumerate(task.files):
+        table = open_pixel_table(file)
+        wanted = [*names, "weight"] if "weight" in table.columns else names
+        for start, stop in _row_ranges(task, table, n, lattice):
+            for name, values in table.read_columns(wanted, start, stop).items():
+                pieces.setdefault(name, []).append(values)
+    columns = {
+        name: (parts[0] if len(parts) == 1 else np.concatenate(parts)) for name, parts in pieces.items()
+    }
+    if len({len(values) for values in columns.values()}) > 1:
+        raise InputError(
+            f"exposure {task.exposure}: some of its files have a column weight and others have none; "
+            f"give files of one kind."
+        )
+    return columns
+
+
+def _row_ranges(task, table, number, lattice):
+    """Ranges of rows of a file that hold all rows of the task's segments (and some others)."""
+    if task.segments is None:
+        return [(0, table.row_count)]
+    with np.load(PixelStore(task.store).staging(task.exposure) / "survey.npz") as survey:
+        low, high = survey[f"low{number}"], survey[f"high{number}"]
+    start, stop = (lattice[2] + lattice[3] * s for s in task.segments)
+    inside = np.concatenate([[False], (high >= start) & (low <= stop), [False]])
+    edges = np.flatnonzero(inside[1:] != inside[:-1]).reshape(-1, 2)
+    return [(int(a) * _SURVEY_BLOCK, min(int(b) * _SURVEY_BLOCK, table.row_count)) for a, b in edges]
+
+
+def _ingest_part(task):
+    """Read, place, sort and write one part; nothing is done for a part that is there."""
+    from musedeep.kernels import ingest as kernels
+    from musedeep.pixtable import open_pixel_table
+
+    store = PixelStore(task.store)
+    if store.staged_part(task.exposure, task.part) is not None:
+        return
+    lattice = store.lattice_numbers
+    header = open_pixel_table(task.files[0]).header
+    matrix, origin = _exposure_frame(store, header["RA"], header["DEC"])
+    columns = _read_rows(task, lattice)
+    n = len(columns["data"])
+    x, y, usable = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.uint8)
+    limits = np.array([np.inf, -np.inf] * 3)
+    kernels.place_rows(
+        columns.pop("xpos"),
+        columns.pop("ypos"),
+        columns["lambda"],
+        columns["data"],
+        columns["stat"],
+        matrix,
+        origin,
+        x,
+        y,
+        usable,
+        limits,
+    )
+    box = _lattice_box(task, limits, origin, lattice)
+    key, count = np.empty(n, np.int32), np.zeros(2 * int(np.prod(box[3:])), np.int64)
+    kernels.assign_keys(x, y, columns["lambda"], columns["dq"], usable, origin, lattice, box, key, count)
+    offset = np.concatenate([[0], np.cumsum(count)])
+    facts = {
+        "box": box.tolist(),
+        "row_count": int(offset[-1]),
+        "flagged_count": int(count[count.size // 2 :].sum()),
+        "dropped_count": _dropped(task, columns["lambda"], usable, lattice),
+    }
+    names = ["lambda", "data", "stat"] + (["weight"] if "weight" in columns else [])
+    floats = np.stack([columns.pop(name) for name in names])
+    rows, place = np.empty((2 + len(names), facts["row_count"]), np.float32), np.empty(n, np.int32)
+    kernels.sort_columns(key, offset[:-1].copy(), x, y, floats, rows, place)
+    del floats, x, y, key
+    facts["hull"] = _outline(rows[0], rows[1])
+    facts["wavelength"] = [float(rows[2].min()), float(rows[2].max())] if facts["row_count"] else []
+    sorted_dq, sorted_origin = (
+        np.empty(facts["row_count"], np.uint32),
+        np.empty(facts["row_count"], np.uint32),
+    )
+    kernels.sort_integers(columns["dq"], place, sorted_dq)
+    kernels.sort_integers(columns["origin"], place, sorted_origin)
+    slices = (
+        (48 * (((sorted_origin >> 6) & 0x1F).astype(np.int32) - 1) + (sorted_origin & 0x3F))
+        .clip(0)
+        .astype(np.uint16)
+    )
+    store.write_part(task.exposure, task.part, rows, sorted_dq, slices, sorted_origin, offset, facts)
+
+
+def _dropped(task, wavelength, usable, lattice):
+    """Number of rows of this part that cannot be used; rows of other parts were read along and do not
+    count."""
+    bad = ~usable.astype(bool)
+    if task.segments is not None:
+        start, stop = (lattice[2] + lattice[3] * s for s in task.segments)
+        inside = (wavelength >= start) & (wavelength < stop)
+        # a row without a wavelength belongs to no part; the first one counts it
+        bad &= inside | (~np.isfinite(wavelength) & task.part.startswith("part000"))
+    return int(np.count_nonzero(bad))
+
+
+def _exposure_frame(store, ra_deg, dec_deg):
+    """Homography from an exposure's tangent plane to that of the store, and the exposure's pointing in the
+    latter [arcsec]."""
+    matrix = np.ascontiguousarray(sky_frame(*store.tangent).T @ sky_frame(ra_deg, dec_deg))
+    if matrix[2, 2] < 0.1:
+        raise InputError(
+            f"the exposure at RA {ra_deg:.5f}, Dec {dec_deg:.5f} deg is more than 80 degrees from the "
+            f"field at RA "
+            f"{store.tangent[0]:.5f}, Dec {store.tangent[1]:.5f}; combine them apart."
+        )
+    return matrix, matrix[:2, 2] / matrix[2, 2] * _ARCSEC
+
+
+def _lattice_box(task, limits, origin, lattice):
+    """The part of the lattice that the rows of a task may fall into: first segment, row, column, and how
+    many."""
+    if not np.isfinite(limits).all():
+        return np.array([0, 0, 0, 0, 0, 0])
+    for name, (low, high) in (("xpos", limits[:2]), ("ypos", limits[2:4])):
+        if max(abs(low), abs(high)) > _WIDEST_ARCSEC:
+            raise InputError(
+                f"exposure {task.exposure} ({task.files[0]}): {name} puts rows "
+                f"{max(abs(low), abs(high)):.0f} arcsec from the "
+                f"pointing; at most {_WIDEST_ARCSEC:.0f} are possible. Its coordinates are broken."
+            )
+    segments = task.segments or tuple(
+        int(np.floor((v - lattice[2]) / lattice[3])) + e for e, v in enumerate(limits[4:])
+    )
+    # three pencils to each step of the lattice, see kernels.ingest
+    first = [3 * int(np.floor((limits[a] + origin[c]) / lattice[0])) for a, c in ((2, 1), (0, 0))]
+    last = [3 * int(np.floor((limits[a] + origin[c]) / lattice[0])) + 3 for a, c in ((3, 1), (1, 0))]
+    # float32 rounding of x and y may carry a row over the edge
+    first, last = [f - 1 for f in first], [v + 1 for v in last]
+    return np.array([segments[0], *first, segments[1] - segments[0], last[0] - first[0], last[1] - first[1]])
+
+
+def _outline(x, y):
+    """Convex polygon around all rows, [x, y] in arcsec from the exposure's pointing; at most 0.05 arcsec too
+    large."""
+    from scipy.spatial import ConvexHull
+
+    from musedeep.kernels import ingest as kernels
+
+    if x.size == 0:
+        return []
+    y0 = float(y.min())
+    strips = int((float(y.max()) - y0) / _HULL_STEP_ARCSEC) + 2
+    low, high = np.full(strips, np.inf, np.float32), np.full(strips, -np.inf, np.float32)
+    kernels.strip_extents(x, y, y0, _HULL_STEP_ARCSEC, low, high)
+    filled = np.flatnonzero(low <= high)
+    edges = np.minimum(np.stack([filled, filled + 1]) * _HULL_STEP_ARCSEC + y0, float(y.max()))
+    points = np.concatenate(
+        [np.stack([side[filled], edge], -1) for side in (low, high) for edge in edges]
+    ).astype(float)
+    spread = np.ptp(points, axis=0)
+    if spread.min() < 1e-3:  # rows on a line have no polygon: a thin box stands for it
+        corner = points.min(axis=0)
+        return [
+            [corner[0] + a * spread[0], corner[1] + b * spread[1]]
+            for a, b in ((0, 0), (1, 0), (1, 1), (0, 1))
+        ]
+    return points[ConvexHull(points).vertices].tolist()
+
+
+def _commit(store, exposure):
+    """Write the facts of an exposure whose parts are all there, and make it visible."""
+    from musedeep.muse import scales_from_cd
+
+    staging = store.staging(exposure.name)
+    parts = {
+        folder.name: store.staged_part(exposure.name, folder.name)
+        for folder in sorted(staging.glob("part*"))
+        if folder.suffix == ""
+    }
+    total = {
+        name: sum(p[name] for p in parts.values()) for name in ("row_count", "flagged_count", "dropped_count")
+    }
+    if total["row_count"] == 0:
+        raise InputError(
+            f"exposure {exposure.date_obs} ({exposure.tables[0].path}): none of its "
+            f"{exposure.row_count} rows has usable coordinates and values."
+        )
+    _, origin = _exposure_frame(store, exposure.ra_deg, exposure.dec_deg)
+    hulls = np.concatenate([np.array(p["hull"]) for p in parts.values() if p["hull"]])
+    ranges = [p["wavelength"] for p in parts.values() if p["wavelength"]]
+    facts = {
+        "fingerprint": exposure.fingerprint,
+        "date_obs": exposure.date_obs,
+        "mjd_obs": exposure.mjd_obs,
+        "exptime": exposure.exptime,
+        "ra_deg": exposure.ra_deg,
+        "dec_deg": exposure.dec_deg,
+        "position_angle_deg": exposure.position_angle_deg,
+        "mode": exposure.mode,
+        "object": exposure.object_name,
+        "pixel_deg": [abs(float(s)) for s in scales_from_cd(exposure.cd)],
+        "unit": exposure.tables[0].columns["data"].unit,
+        "origin_arcsec": origin.tolist(),
+        "hull_arcsec": hulls.tolist(),
+        "wavelength": [min(r[0] for r in ranges), max(r[1] for r in ranges)],
+        "weighted": "weight" in exposure.tables[0].columns,
+        "files": [table.path.name for table in exposure.tables],
+        "parts": {name: {"box": p["box"], "row_count": p["row_count"]} for name, p in parts.items()},
+        **total,
+    }
+    for leftover in ("survey.npz", "fingerprint"):
+        (staging / leftover).unlink(missing_ok=True)
+    store.commit(exposure.name, facts)

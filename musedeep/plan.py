@@ -1,0 +1,235 @@
+"""What a stage will take before anything runs: tasks, rows, bytes and peak memory. Arithmetic only, no rows
+are read."""
+
+import math
+import os
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from musedeep.errors import MemoryLimitError
+
+__all__ = ["Plan", "block_shape", "blocks_of", "plan_combine", "plan_ingest", "threads_of", "tile_budget"]
+
+# Resident size of a worker that has loaded everything and done nothing yet (docs/memory.md says how it was
+# measured).
+BASE_BYTES = 260_000_000
+# Columns as read (28), x, y, key, place (16), and the sorted rows with their integers (30).
+INGEST_BYTES_PER_ROW = 80
+INGEST_FIXED_BYTES = 40_000_000
+STORED_BYTES_PER_ROW = 11.5  # compressed, with dq, slice and origin
+COMBINE_BYTES_PER_ROW = 10.5  # compressed, what a combination reads
+MAP_BYTES_PER_VOXEL = 20
+# Maps of a block exist as sums' results, as the block, and once more while they are compressed.
+MAP_COPIES = 2.5
+LARGEST_BLOCK = (128, 128, 128)
+SMALLEST_BLOCK = (32, 64, 64)
+ENOUGH_BLOCKS = 16
+SMALLEST_TILE_BYTES = 24_000_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a stage will take.
+
+    Attributes
+    ----------
+    stage : str
+    tasks : int
+    rows : int
+        Rows to be worked on.
+    voxels : int
+    bytes_read, bytes_written : int
+    files : int
+        Files that the stage leaves.
+    peak_bytes : int
+        Predicted peak of one worker process.
+    memory_bytes : int
+        What one worker process may use.
+    """
+
+    stage: str
+    tasks: int
+    rows: int
+    voxels: int
+    bytes_read: int
+    bytes_written: int
+    files: int
+    peak_bytes: int
+    memory_bytes: int
+
+    @property
+    def fits(self):
+        """Whether the predicted peak is within the memory that was granted."""
+        return self.peak_bytes <= self.memory_bytes
+
+    def to_dict(self):
+        """All figures as a dict, with ``fits``."""
+        return {**asdict(self), "fits": self.fits}
+
+    def check(self):
+        """Refuse what cannot fit.
+
+        Raises
+        ------
+        MemoryLimitError
+        """
+        if not self.fits:
+            raise MemoryLimitError(
+                f"{self.stage}: a worker needs {self.peak_bytes / 1e6:.0f} MB, but memory = "
+                f"{self.memory_bytes / 1e6:.0f} MB; "
+                "grant more memory or use fewer threads in a worker."
+            )
+
+
+def threads_of(run, client=None):
+    """Threads that share the memory of one worker process."""
+    if client is not None:
+        return max(client.nthreads().values(), default=run.threads)
+    return run.workers or os.cpu_count() or 1
+
+
+def block_shape(grid, memory_bytes, threads):
+    """Voxels of a block: large blocks waste little on their borders, small ones spread over many workers.
+
+    Parameters
+    ----------
+    grid : VoxelGrid
+    memory_bytes : int
+        Of a worker process.
+    threads : int
+        That share it.
+
+    Returns
+    -------
+    tuple of int
+        (wavelength, y, x), each at most the grid's size rounded up to what divides evenly into stored chunks.
+    """
+    shape = list(LARGEST_BLOCK)
+    most = max(0.12 * memory_bytes / threads / MAP_BYTES_PER_VOXEL / MAP_COPIES, np.prod(SMALLEST_BLOCK))
+    for axis in (0, 2, 1, 0, 0):
+        enough = math.prod(-(-n // s) for n, s in zip(grid.shape, shape, strict=True)) >= ENOUGH_BLOCKS
+        if (np.prod(shape) > most or not enough) and shape[axis] > SMALLEST_BLOCK[axis]:
+            shape[axis] //= 2
+    return tuple(min(s, _rounded(n)) for s, n in zip(shape, grid.shape, strict=True))
+
+
+def _rounded(n):
+    """Next multiple of 16, so that a narrow grid still has chunks of a handy size."""
+    return -(-n // 16) * 16
+
+
+def blocks_of(grid, shape):
+    """Bounds of all blocks, in order of (wavelength, y, x); list of ((z0, z1), (y0, y1), (x0, x1))."""
+    ranges = [
+        [(a, min(a + step, n)) for a in range(0, n, step)] for n, step in zip(grid.shape, shape, strict=True)
+    ]
+    return [(z, y, x) for z in ranges[0] for y in ranges[1] for x in ranges[2]]
+
+
+def tile_budget(memory_bytes, threads, shape):
+    """Bytes that the rows and sums of one tile may take.
+
+    Raises
+    ------
+    MemoryLimitError
+        Nothing is left for them.
+    """
+    maps = MAP_COPIES * MAP_BYTES_PER_VOXEL * math.prod(shape)
+    budget = (memory_bytes - BASE_BYTES) / threads - maps
+    if budget < SMALLEST_TILE_BYTES:
+        need = BASE_BYTES + threads * (maps + SMALLEST_TILE_BYTES)
+        raise MemoryLimitError(
+            f"memory = {memory_bytes / 1e6:.0f} MB for {threads} thread(s) is too little: "
+            f"{need / 1e6:.0f} MB are needed for blocks of "
+            f"{shape[0]} x {shape[1]} x {shape[2]} voxels. Grant more memory or use fewer threads."
+        )
+    return int(budget)
+
+
+def plan_ingest(field, client=None):
+    """Predict the ingest stage of a field.
+
+    Parameters
+    ----------
+    field : Field
+    client : distributed.Client, optional
+
+    Returns
+    -------
+    Plan
+    """
+    run = field.settings.run
+    threads = threads_of(run, client)
+    rows = [exposure.row_count for exposure in field.exposures]
+    budget = (run.memory_bytes - BASE_BYTES) / threads - INGEST_FIXED_BYTES
+    part = int(min(8_000_000, max(budget / INGEST_BYTES_PER_ROW, 250_000)))
+    parts = sum(-(-n // part) for n in rows)
+    largest = min(max(rows), part)
+    one = INGEST_FIXED_BYTES + largest * INGEST_BYTES_PER_ROW
+    together = max(1, min(threads, int((run.memory_bytes - BASE_BYTES) // one)))
+    return Plan(
+        "ingest",
+        parts,
+        sum(rows),
+        0,
+        28 * sum(rows),
+        int(STORED_BYTES_PER_ROW * sum(rows)),
+        10 * parts + len(rows),
+        BASE_BYTES + together * one,
+        run.memory_bytes,
+    )
+
+
+def plan_combine(field, client=None):
+    """Predict the combine stage of a field whose exposures are ingested.
+
+    Parameters
+    ----------
+    field : Field
+    client : distributed.Client, optional
+
+    Returns
+    -------
+    Plan
+    """
+    from musedeep.recipe import prepare
+
+    run = field.settings.run
+    threads = threads_of(run, client)
+    recipe = prepare(field)
+    shape = block_shape(recipe.grid, run.memory_bytes, threads)
+    blocks = blocks_of(recipe.grid, shape)
+    rows = sum(part["row_count"] for exposure in recipe.exposures for part in exposure.parts.values())
+    voxels = math.prod(recipe.grid.shape)
+    maps = MAP_COPIES * MAP_BYTES_PER_VOXEL * math.prod(shape)
+    deepest = max((len(recipe.touching(bounds)) for bounds in blocks[:4096]), default=0)
+    peak = BASE_BYTES + threads * (maps + min(_tile_need(recipe, shape, deepest), _left(run, threads, maps)))
+    return Plan(
+        "combine",
+        len(blocks),
+        rows,
+        voxels,
+        int(COMBINE_BYTES_PER_ROW * 1.4 * rows),
+        10 * voxels,
+        6 * len(blocks) + 9,
+        int(peak),
+        run.memory_bytes,
+    )
+
+
+def _left(run, threads, maps):
+    return max((run.memory_bytes - BASE_BYTES) / threads - maps, SMALLEST_TILE_BYTES)
+
+
+def _tile_need(recipe, shape, depth):
+    """Bytes of a tile as large as a block, with one row a voxel and exposure."""
+    halo = recipe.method.halo
+    plane = (shape[1] + 2 * halo[1]) * (shape[2] + 2 * halo[1])
+    step = recipe.lattice[3] / recipe.grid.wavelength_step
+    rows = max(plane * step * depth * 1.5, 200_000)
+    return (
+        rows * (2 * 31 + 2 * 14)
+        + plane * (shape[0] + 2 * halo[0]) * 44
+        + math.prod(shape) * (32 + 8 * -(-depth // 64))
+    )
