@@ -20,7 +20,7 @@ _DROPPED = re.compile(
 )
 
 
-def product_header(records, headers, *, object_name, position, settings, version):
+def product_header(records, exposures, *, object_name, position, settings, version):
     """Primary header of a product.
 
     Keywords of the telescope, the instrument and the observation come from the chronologically earliest
@@ -29,11 +29,10 @@ def product_header(records, headers, *, object_name, position, settings, version
     Parameters
     ----------
     records : list of dict
-        What the cube store says about each exposure, earliest first: date_obs, mjd_obs [d], exptime [s],
-        weight, ra_offset and dec_offset [deg] and flux_scale (None where no offset list names the exposure),
-        file.
-    headers : list of astropy.io.fits.Header
-        Primary headers of their pixel tables, in the same order.
+        What the cube store says about each exposure, earliest first: weight, ra_offset and dec_offset [deg],
+        flux_scale, in_offset_list.
+    exposures : list of Exposure
+        The exposures themselves, in the same order.
     object_name : str
         OBJECT.
     position : tuple of float
@@ -47,6 +46,7 @@ def product_header(records, headers, *, object_name, position, settings, version
     -------
     astropy.io.fits.Header
     """
+    headers = [exposure.header for exposure in exposures]
     header = _inherited(headers[0])
     set_card(header, "DATE", f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}", "[UTC] when this file was written")
     set_card(header, "OBJECT", object_name, "target")
@@ -54,11 +54,11 @@ def product_header(records, headers, *, object_name, position, settings, version
     set_card(header, "DEC", position[1], "[deg] centre of the field (J2000)")
     for key, value, comment in sky_system(headers[0]):
         set_card(header, key, value, comment)
-    _add_times(header, records)
-    _add_provenance(header, records, headers)
+    _add_times(header, exposures)
+    _add_provenance(header, exposures)
     _add_status(header, headers)
-    _add_exposures(header, records)
-    _add_processing(header, records, settings, f"musedeep/{version}")
+    _add_exposures(header, records, exposures)
+    _add_processing(header, exposures, settings, f"musedeep/{version}")
     return header
 
 
@@ -112,16 +112,17 @@ def _inherited(source):
     return header
 
 
-def _add_times(header, records):
+def _add_times(header, exposures):
     set_card(header, "EXPTIME", 0.0, "[s] median of the exposure map where it is not 0")
-    set_card(header, "TEXPTIME", sum(r["exptime"] for r in records), "[s] exposure time of all exposures")
-    set_card(header, "NCOMBINE", len(records), "number of exposures")
-    end = max(r["mjd_obs"] + r["exptime"] / 86400 for r in records)
+    set_card(header, "TEXPTIME", sum(e.exptime for e in exposures), "[s] exposure time of all exposures")
+    set_card(header, "NCOMBINE", len(exposures), "number of exposures")
+    end = max(e.mjd_obs + e.exptime / 86400 for e in exposures)
     if end == end:
         set_card(header, "MJD-END", round(end, 8), "[d] end of the last exposure")
 
 
-def _add_provenance(header, records, headers):
+def _add_provenance(header, exposures):
+    headers = [exposure.header for exposure in exposures]
     programmes = sorted({str(h["ESO OBS PROG ID"]).strip() for h in headers if "ESO OBS PROG ID" in h})
     if programmes:
         single = len(programmes) == 1
@@ -131,13 +132,14 @@ def _add_provenance(header, records, headers):
     blocks = sorted({int(h["ESO OBS ID"]) for h in headers if str(h.get("ESO OBS ID", "")).strip().isdigit()})
     for number, block in enumerate(blocks, 1):
         set_card(header, f"OBID{number}", block, "observation block")
-    sources = (name for r, h in zip(records, headers, strict=True) for name in _raw_names(h, r["file"]))
+    sources = (name for exposure in exposures for name in _raw_names(exposure))
     for number, name in enumerate(dict.fromkeys(sources), 1):
         set_card(header, f"PROV{number}", name, "raw science file")
 
 
-def _raw_names(header, file):
-    """Names of the raw files of an exposure, or of its pixel table where the header names none."""
+def _raw_names(exposure):
+    """Names of the raw files of an exposure, or of its pixel tables where the header names none."""
+    header = exposure.header
     for key in ("ESO PRO ANCESTOR", "ARCFILE", "ORIGFILE"):
         if header.get(key):
             return [str(header[key]).strip()]
@@ -145,7 +147,7 @@ def _raw_names(header, file):
     while f"ESO PRO REC1 RAW{number} NAME" in header:
         names.append(str(header[f"ESO PRO REC1 RAW{number} NAME"]).strip())
         number += 1
-    return names or [str(file).rpartition("/")[2]]
+    return names or [table.path.name for table in exposure.tables]
 
 
 def _add_status(header, headers):
@@ -157,31 +159,31 @@ def _add_status(header, headers):
         )
 
 
-def _add_exposures(header, records):
-    for number, record in enumerate(records, 1):
-        if record["ra_offset"] is not None:
+def _add_exposures(header, records, exposures):
+    for number, (record, exposure) in enumerate(zip(records, exposures, strict=True), 1):
+        if record["in_offset_list"]:
             offset = f"ESO DRS MUSE OFFSET{number}"
-            set_card(header, f"{offset} DATE-OBS", record["date_obs"], "exposure that was moved")
+            set_card(header, f"{offset} DATE-OBS", exposure.date_obs, "exposure that was moved")
             set_card(header, f"{offset} DRA", record["ra_offset"], "[deg] taken off its RA")
             set_card(header, f"{offset} DDEC", record["dec_offset"], "[deg] taken off its Dec")
-        if record["flux_scale"] is not None:
             key = f"ESO DRS MUSE FLUX SCALE{number}"
-            set_card(header, key, record["flux_scale"], "factor applied to the data of this exposure")
-        set_card(header, f"ESO DRS MUSE WEIGHT{number}", record["weight"], "relative weight of this exposure")
+            set_card(header, key, record["flux_scale"], "factor applied to its data")
+        set_card(header, f"ESO DRS MUSE WEIGHT{number}", record["weight"], "relative weight of the exposure")
 
 
-def _add_processing(header, records, settings, software):
+def _add_processing(header, exposures, settings, software):
     cards = [
         ("CATG", "DATACUBE_DEEP", "category of this file"),
         ("TYPE", "REDUCED", "type of this file"),
         ("TECH", "IFU", "observation technique"),
         ("SCIENCE", True, "made of science exposures"),
-        ("DATANCOM", len(records), "number of exposures combined"),
+        ("DATANCOM", len(exposures), "number of exposures combined"),
         ("REC1 ID", "musedeep", "what made this file"),
         ("REC1 PIPE ID", software, "name and version of it"),
     ]
-    for number, record in enumerate(records, 1):
-        cards.append((f"REC1 RAW{number} NAME", str(record["file"]).rpartition("/")[2], "pixel table"))
+    tables = [table for exposure in exposures for table in exposure.tables]
+    for number, table in enumerate(tables, 1):
+        cards.append((f"REC1 RAW{number} NAME", table.path.name, "pixel table"))
         cards.append((f"REC1 RAW{number} CATG", "PIXTABLE_REDUCED", "category of it"))
     for number, (name, value) in enumerate(_flat(settings), 1):
         cards.append((f"REC1 PARAM{number} NAME", name, "setting"))

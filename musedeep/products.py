@@ -15,7 +15,7 @@ from musedeep.errors import InputError, UsageError, WorkError
 from musedeep.fitsstream import FitsStream, require_space
 from musedeep.images import WHITE, ImageSum, MapMean, extension_header, read_filters
 from musedeep.keywords import product_header, set_card, sky_system
-from musedeep.store import CubeStore
+from musedeep.store import CubeStore, Ledger
 
 __all__ = ["EXTENSIONS", "write_products"]
 
@@ -91,10 +91,10 @@ def write_products(field, *, filters=None, extensions=None, filter_list=None, ov
     paths = [folder / f"{product.name}.fits" for product in products]
     key = _key(store, field.name, curves, extensions)
     if overwrite or any(_key_of(path) != key for path in paths):
-        headers = _headers_of(field, store.attrs["exposures"])
-        primary = _primary(field, store, headers, key)
+        exposures = _exposures_of(field, store)
+        primary = _primary(field, store, exposures, key)
         wcs = store.grid.to_header()
-        wcs.extend(sky_system(headers[0]))
+        wcs.extend(sky_system(exposures[0].header))
         _make_folder(folder)
         with ExitStack() as stack:
             files = _open_files(stack, paths, products, primary, wcs, field.name)
@@ -157,8 +157,10 @@ def _map_cards(how, curves):
 
 def _key(store, object_name, curves, extensions):
     """Hash of all that the files depend on."""
+    blocks = Ledger(store.path.with_name("cube.ledger")).read()
     digest = hashlib.sha256(json.dumps([_FORMAT, musedeep.__version__, object_name, extensions]).encode())
     digest.update(json.dumps(store.attrs, sort_keys=True, default=str).encode())
+    digest.update(json.dumps(sorted((n, block["key"]) for n, block in blocks.items())).encode())
     for curve in curves:
         digest.update(curve.name.encode() + curve.wavelength.tobytes() + curve.throughput.tobytes())
     return digest.hexdigest()[:32]
@@ -174,24 +176,25 @@ def _key_of(path):
         return None
 
 
-def _headers_of(field, records):
-    """Primary header of every exposure in the cube, earliest first."""
-    found = {exposure.date_obs: exposure.header for exposure in field.exposures}
-    for record in records:
-        if record["date_obs"] not in found:
+def _exposures_of(field, store):
+    """The exposures in the cube, earliest first."""
+    found = {exposure.date_obs: exposure for exposure in field.exposures}
+    dates = sorted(record["date_obs"] for record in store.attrs["exposures"])
+    for date in dates:
+        if date not in found:
             raise InputError(
-                f"exposure {record['date_obs']} ({record['file']}) is part of {field.cube_path} but the "
-                f"field has no such exposure any more; add it to {field.folder} again, or combine without it"
+                f"exposure {date} is part of {field.cube_path}, but the field has no such exposure any more; "
+                "add it to the field again, or combine without it"
             )
-    return [found[date] for date in sorted(record["date_obs"] for record in records)]
+    return [found[date] for date in dates]
 
 
-def _primary(field, store, headers, key):
+def _primary(field, store, exposures, key):
     grid = store.grid
     centre = grid.wcs.celestial.all_pix2world((grid.shape[2] - 1) / 2, (grid.shape[1] - 1) / 2, 0)
     header = product_header(
         sorted(store.attrs["exposures"], key=lambda record: record["date_obs"]),
-        headers,
+        exposures,
         object_name=field.name,
         position=[float(value) for value in centre],
         settings=store.attrs["settings"],

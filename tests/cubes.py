@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -79,15 +80,13 @@ def exposure_header(number):
     return header
 
 
-@dataclass
 class StandInExposure:
     """What products look at in an exposure."""
 
-    header: fits.Header
-
-    @property
-    def date_obs(self):
-        return self.header["DATE-OBS"]
+    def __init__(self, header, number):
+        self.header = header
+        self.date_obs, self.mjd_obs, self.exptime = header["DATE-OBS"], header["MJD-OBS"], header["EXPTIME"]
+        self.tables = (SimpleNamespace(path=Path(f"PIXTABLE_REDUCED_{number:04d}.fits")),)
 
 
 @dataclass
@@ -111,24 +110,20 @@ class StandInField:
 def make_field(folder, grid=None, arrays=None, exposures=3, block=(16, 8, 8), **settings):
     """Write a cube store and return the field; its exposures are given latest first."""
     grid = grid or make_grid()
-    headers = [exposure_header(number) for number in range(exposures)]
+    listed = [StandInExposure(exposure_header(number), number) for number in range(exposures)]
     records = [
         {
-            "name": header["DATE-OBS"].replace("-", "").replace(":", ""),
-            "date_obs": header["DATE-OBS"],
-            "mjd_obs": header["MJD-OBS"],
-            "exptime": header["EXPTIME"],
-            "weight": header["EXPTIME"] / 900.0,
-            "ra_offset": None if number == 1 else 1e-5 * number,
-            "dec_offset": None if number == 1 else -2e-5 * number,
-            "flux_scale": 1.05 if number == 2 else None,
-            "file": f"/somewhere/PIXTABLE_REDUCED_{number:04d}.fits",
+            "date_obs": exposure.date_obs,
+            "exptime": exposure.exptime,
+            "weight": exposure.exptime / 900.0,
+            "ra_offset": 1e-5 * number,
+            "dec_offset": -2e-5 * number,
+            "flux_scale": 1.05 if number == 2 else 1.0,
+            "in_offset_list": number != 1,
         }
-        for number, header in enumerate(headers)
+        for number, exposure in enumerate(listed)
     ]
-    field = StandInField(
-        Path(folder), [StandInExposure(h) for h in headers[::-1]], Settings().changed(**settings)
-    )
+    field = StandInField(Path(folder), listed[::-1], Settings().changed(**settings))
     write_cube(field.cube_path, grid, arrays or make_arrays(grid, exposures), records, block)
     return field
 

@@ -2,28 +2,22 @@ import warnings
 
 import pytest
 from astropy.io import fits
-from cubes import exposure_header
+from cubes import StandInExposure, exposure_header
 
 from musedeep.keywords import product_header, set_card
 
 
 def make_header(headers, settings=None, **changes):
-    records = [
-        {
-            "date_obs": header["DATE-OBS"],
-            "mjd_obs": header["MJD-OBS"],
-            "exptime": header["EXPTIME"],
-            "weight": 1.0,
-            "ra_offset": None,
-            "dec_offset": None,
-            "flux_scale": None,
-            "file": f"/data/PIXTABLE_REDUCED_{number:04d}.fits",
-        }
-        | changes
-        for number, header in enumerate(headers, 1)
-    ]
+    exposures = [StandInExposure(header, number) for number, header in enumerate(headers, 1)]
+    record = {"weight": 1.0, "ra_offset": 0.0, "dec_offset": 0.0, "flux_scale": 1.0, "in_offset_list": False}
+    records = [record | changes for _ in headers]
     return product_header(
-        records, headers, object_name="UDF", position=(53.0, -27.0), settings=settings or {}, version="0.1.0"
+        records,
+        exposures,
+        object_name="UDF",
+        position=(53.0, -27.0),
+        settings=settings or {},
+        version="0.1.0",
     )
 
 
@@ -106,7 +100,7 @@ def test_flux_is_absolute_only_if_it_is_in_all():
 
 def test_offsets_and_scales_are_recorded_where_a_list_gave_them():
     headers = [exposure_header(0)]
-    header = make_header(headers, ra_offset=1e-5, dec_offset=-2e-5, flux_scale=1.05)
+    header = make_header(headers, ra_offset=1e-5, dec_offset=-2e-5, flux_scale=1.05, in_offset_list=True)
     assert header["ESO DRS MUSE OFFSET1 DATE-OBS"] == headers[0]["DATE-OBS"]
     assert header["ESO DRS MUSE OFFSET1 DRA"] == 1e-5
     assert header["ESO DRS MUSE OFFSET1 DDEC"] == -2e-5
