@@ -222,20 +222,27 @@ class Field:
         is_file = isinstance(item.metadata["kind"], FilePath) and os.sep in value
         return _relative(Path(value), self.folder) if is_file else value
 
+    def _makes_the_same_as(self, other):
+        # The resources of a run may differ; they never change a result.
+        return self == dataclasses.replace(
+            other, settings=dataclasses.replace(other.settings, run=self.settings.run)
+        )
+
     def write(self, *, overwrite=True):
         """Write field.toml.
 
         Parameters
         ----------
         overwrite : bool, optional
-            Replace a field.toml that says something else.
+            Replace a field.toml that says something else; without it, one that differs in the resources of
+            a run alone is left as it is.
 
         Raises
         ------
         UsageError
             There is one that says something else and `overwrite` is false, or the folder cannot be written.
         """
-        if self.toml.exists() and not overwrite and open_field(self.toml) != self:
+        if self.toml.exists() and not overwrite and not self._makes_the_same_as(open_field(self.toml)):
             raise UsageError(
                 f"{self.toml} exists and says something else; run it as it is, edit it, add exposures to it, "
                 "choose another folder, or ask to overwrite it (what was made is kept where it still fits)"

@@ -1,0 +1,380 @@
+"""The stages of a field in their order, skipping what is done: ingest, combine, products."""
+
+import logging
+import os
+import platform
+import socket
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from musedeep.errors import InputError, MuseDeepError
+from musedeep.execute import check_workers, connect, peak_memory, reset_peak_memory
+from musedeep.field import Field, open_field
+from musedeep.lock import holder_of, run_lock
+from musedeep.progress import Progress, duration
+
+__all__ = ["STAGES", "DemoReport", "RunReport", "StageReport", "plan_stages", "run", "run_demo", "status"]
+
+STAGES = ("ingest", "combine", "products")
+
+_UNITS = {"ingest": "parts", "combine": "blocks", "products": "planes"}
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What one stage did.
+
+    Attributes
+    ----------
+    stage : str
+    seconds : float
+        Wall time.
+    predicted_bytes : int or None
+        Peak memory of a worker process as planned.
+    measured_bytes : int
+        Peak memory of a worker process as measured; 0 where the system does not tell.
+    facts : dict
+        What the stage has to say about its work.
+    """
+
+    stage: str
+    seconds: float
+    predicted_bytes: int | None
+    measured_bytes: int
+    facts: dict
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run did.
+
+    Attributes
+    ----------
+    field : str
+        Path of field.toml.
+    stages : tuple of StageReport
+    seconds : float
+        Wall time of all.
+    """
+
+    field: str
+    stages: tuple
+    seconds: float
+
+    def to_dict(self):
+        """All of it as plain dicts, strings and numbers."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class DemoReport:
+    """What the demonstration came to.
+
+    Attributes
+    ----------
+    field : Field
+    rows : list of dict
+        The comparison with the truth.
+    picture : Path
+        The drawing of it.
+    report : RunReport
+    seconds : float
+        Wall time of everything, simulation included.
+    """
+
+    field: Field
+    rows: list
+    picture: Path
+    report: RunReport
+    seconds: float
+
+
+def run(field, client=None, *, stages=STAGES, progress=True):
+    """Run the stages of a field, each only as far as it is not done yet.
+
+    It may be interrupted at any time, in any way, and called again: finished work is kept, and the result is
+    the same to the bit. The text log of the field tells what was run, with which settings and versions.
+
+    Parameters
+    ----------
+    field : Field or path
+        A path is opened with `open_field`.
+    client : distributed.Client, optional
+        Where to run. Without it, ``cluster``, ``workers`` and ``threads`` of the field's settings decide.
+    stages : sequence of str, optional
+        Which of ``"ingest"``, ``"combine"``, ``"products"``.
+    progress : bool, optional
+        Show how far it is, on standard error.
+
+    Returns
+    -------
+    RunReport
+
+    Raises
+    ------
+    MemoryLimitError
+        It cannot be done within ``memory``; nothing was run.
+    InputError
+        An exposure is broken or does not agree with the others.
+    UsageError
+        Another run works on this field, or a setting is not allowed.
+    WorkError
+        Tasks failed again and again; what was finished is kept.
+    """
+    field = field if isinstance(field, Field) else open_field(field)
+    if not field.toml.exists():
+        field.write()
+    began = time.monotonic()
+    with run_lock(field.lock_path), _log_to(field.log_path), _workers_of(field, client) as client:
+        _log_beginning(field, client)
+        try:
+            if "combine" in stages:
+                _check_least_memory(field, client)
+            reports = tuple(_run_stage(stage, field, client, progress) for stage in stages)
+        except BaseException as error:
+            _log.error("stopped: %s: %s", type(error).__name__, error)
+            raise
+        seconds = time.monotonic() - began
+        _log.info("done in %s", duration(seconds))
+    return RunReport(str(field.toml), reports, seconds)
+
+
+def plan_stages(field, stages=STAGES):
+    """What the stages of a field will take; no row is read.
+
+    Parameters
+    ----------
+    field : Field
+    stages : sequence of str, optional
+
+    Returns
+    -------
+    list of Plan
+        For ingest, and for combine once the exposures are ingested.
+    """
+    from musedeep.plan import plan_combine, plan_ingest
+
+    plans = []
+    if "ingest" in stages:
+        plans.append(plan_ingest(field))
+    if "combine" in stages and _ingested(field) == len(field.exposures):
+        plans.append(plan_combine(field))
+    return plans
+
+
+def status(field):
+    """How far a field is; may be asked while a run is going on.
+
+    Parameters
+    ----------
+    field : Field or path
+
+    Returns
+    -------
+    dict
+        ``field``, ``folder``, ``running`` (None, or who runs it) and ``stages``: for each stage ``done``,
+        ``total`` (None while it is not known), what is counted (``unit``) and ``bytes`` on disk.
+    """
+    field = field if isinstance(field, Field) else open_field(field)
+    products = sorted(field.products_dir.glob("*.fits"))
+    holder = holder_of(field.lock_path)
+    return {
+        "field": field.name,
+        "folder": str(field.folder),
+        "running": holder and {key: holder[key] for key in ("pid", "host", "started")},
+        "stages": {
+            "ingest": {
+                "unit": "exposures",
+                "done": _ingested(field),
+                "total": len(field.exposures),
+                "bytes": _size_of(field.pixels_path),
+            },
+            "combine": {"unit": "blocks", **_combined(field), "bytes": _size_of(field.cube_path)},
+            "products": {
+                "unit": "files",
+                "done": len(products),
+                "total": None,
+                "bytes": sum(path.stat().st_size for path in products),
+            },
+        },
+    }
+
+
+def run_demo(folder="demo", *, progress=True):
+    """Simulate a small deep field, run every stage on it and compare the result with the truth.
+
+    Parameters
+    ----------
+    folder : path, optional
+        Where everything of it goes.
+    progress : bool, optional
+        Show how far it is, on standard error.
+
+    Returns
+    -------
+    DemoReport
+    """
+    from musedeep import demo
+
+    began = time.monotonic()
+    field = demo.simulate_demo(Path(folder))
+    report = run(field, progress=progress)
+    rows = demo.compare_with_truth(field)
+    picture = demo.draw(field)
+    return DemoReport(field, rows, picture, report, time.monotonic() - began)
+
+
+def _run_stage(stage, field, client, progress):
+    shown = Progress(stage, _UNITS[stage]) if progress else None
+    began = time.monotonic()
+    reset_peak_memory(client)
+    plan, facts = {"ingest": _ingest, "combine": _combine, "products": _products}[stage](field, client, shown)
+    seconds = time.monotonic() - began
+    # The FITS files are written by this process, whoever computed the blocks.
+    measured = peak_memory(client if stage != "products" else None)
+    predicted = plan.peak_bytes if plan is not None else None
+    _log.info(
+        "%s: %s; peak memory of a worker %s, predicted %s; %s",
+        stage,
+        duration(seconds),
+        f"{measured / 1e6:.0f} MB",
+        "not" if predicted is None else f"{predicted / 1e6:.0f} MB",
+        ", ".join(f"{name} {value}" for name, value in facts.items()),
+    )
+    return StageReport(stage, seconds, predicted, measured, facts)
+
+
+def _ingest(field, client, progress):
+    from musedeep.ingest import ingest_exposures
+    from musedeep.plan import plan_ingest
+
+    plan = plan_ingest(field, client)
+    plan.check()
+    facts = ingest_exposures(field, client=client, progress=progress)
+    return plan, {"exposures": len(facts), "rows": plan.rows}
+
+
+def _combine(field, client, progress):
+    from musedeep.combine import combine_to_store
+    from musedeep.plan import plan_combine
+
+    plan = plan_combine(field, client)
+    plan.check()
+    return plan, combine_to_store(field, client=client, progress=progress)
+
+
+def _products(field, client, progress):
+    from musedeep.products import write_products
+
+    cube = _combined(field)
+    if not cube["total"] or cube["done"] < cube["total"]:
+        raise InputError(
+            f"{field.cube_path} is not finished: {cube['done']} of {cube['total'] or 'its'} blocks are done "
+            f"with these settings; run `musedeep combine {field.folder}` first"
+        )
+    paths = write_products(field, progress=progress.reach if progress is not None else None)
+    if progress is not None:
+        progress.close()
+    return None, {"files": [str(path) for path in paths]}
+
+
+def _check_least_memory(field, client):
+    """Refuse before the ingest what the combination could never do."""
+    from musedeep.plan import SMALLEST_BLOCK, threads_of, tile_budget
+
+    settings = field.settings.run
+    tile_budget(settings.memory_bytes, threads_of(settings, client), SMALLEST_BLOCK)
+
+
+@contextmanager
+def _workers_of(field, client):
+    settings = field.settings.run
+    if client is not None:
+        check_workers(client, settings.memory_bytes)
+        yield client
+        return
+    with connect(settings.memory, settings.workers, settings.threads, settings.cluster) as client:
+        if client is not None:
+            check_workers(client, settings.memory_bytes)
+            _log.info("dashboard: %s", client.dashboard_link)
+        yield client
+
+
+@contextmanager
+def _log_to(path):
+    """Everything the package logs goes to the field's log for the time of a ``with`` block."""
+    package = logging.getLogger("musedeep")
+    level = package.level
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)
+        handler.close()
+
+
+def _log_beginning(field, client):
+    libraries = ("musedeep", "numpy", "numba", "dask", "zarr", "xarray", "astropy")
+    _log.info(
+        "run of %s (%d exposures) by process %d on %s, python %s, %s",
+        field.toml,
+        len(field.sources),
+        os.getpid(),
+        socket.gethostname(),
+        platform.python_version(),
+        ", ".join(f"{name} {_version_of(name)}" for name in libraries),
+    )
+    for section, values in field.settings.to_dict().items():
+        _log.info("settings of %s: %s", section, values)
+    if client is not None:
+        _log.info("%d threads of %d workers", sum(client.nthreads().values()), len(client.nthreads()))
+
+
+def _version_of(name):
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _ingested(field):
+    """Number of the field's exposures that are completely in the pixel store."""
+    from musedeep.store import PixelStore
+
+    if not (field.pixels_path / "zarr.json").exists():
+        return 0
+    present = {facts["date_obs"] for facts in PixelStore(field.pixels_path).exposures().values()}
+    return len(present.intersection(field.exposures.dates))
+
+
+def _combined(field):
+    """Blocks done and blocks in all; the total is None where the grid is not known yet."""
+    from musedeep.combine import cube_progress
+
+    if _ingested(field) < len(field.exposures):
+        return {"done": 0, "total": None}
+    try:
+        progress = cube_progress(field)
+    except MuseDeepError:
+        return {"done": 0, "total": None}
+    return {"done": progress["done"], "total": progress["total"]}
+
+
+def _size_of(folder):
+    """Bytes of all files below a folder; files may come and go meanwhile."""
+    size = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            try:
+                size += Path(root, name).stat().st_size
+            except FileNotFoundError:
+                continue
+    return size
