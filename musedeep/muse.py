@@ -9,7 +9,7 @@ __all__ = [
     "OPTIONAL_COLUMNS", "PIXTABLE_PREFIX", "PLANE_ANGSTROM", "SLICES_PER_STACK", "SLICE_COUNT",
     "SLICE_SKY_NUMBERS", "UNITS", "mode_facts", "origin_ifu", "origin_slice", "origin_x", "origin_y",
     "pack_origin", "sampling_arcsec", "scales_from_cd", "xoffset_keyword",
-]
+]  # fmt: skip
 
 IFU_COUNT = 24
 SLICE_COUNT = 48
@@ -23,7 +23,7 @@ PIXTABLE_PREFIX = "ESO DRS MUSE PIXTABLE "
 COLUMNS = {
     "xpos": "float32", "ypos": "float32", "lambda": "float32", "data": "float32",
     "dq": "uint32", "stat": "float32", "origin": "uint32",
-}
+}  # fmt: skip
 """Columns every pixel table has, with their native dtypes; dq and origin are bit patterns."""
 
 OPTIONAL_COLUMNS = {"weight": "float32"}
@@ -32,7 +32,7 @@ OPTIONAL_COLUMNS = {"weight": "float32"}
 UNITS = {
     "xpos": "rad", "ypos": "rad", "lambda": "Angstrom", "data": FLUX_UNIT,
     "dq": "", "stat": f"({FLUX_UNIT})**2", "origin": "",
-}
+}  # fmt: skip
 """Units of the columns of a reduced pixel table."""
 
 DQ_BITS = {

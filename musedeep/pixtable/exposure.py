@@ -65,7 +65,10 @@ class Exposure:
         angle = float(first.header.get("ESO INS DROT POSANG", 0.0))
         flip = str(first.header.get("ESO INS DROT MODE", "")).strip() == "SKY"
         words = {
-            "mode": "ESO INS MODE", "object_name": "OBJECT", "ob_id": "ESO OBS ID", "ob_name": "ESO OBS NAME",
+            "mode": "ESO INS MODE",
+            "object_name": "OBJECT",
+            "ob_id": "ESO OBS ID",
+            "ob_name": "ESO OBS NAME",
             "prog_id": "ESO OBS PROG ID",
         }
         return cls(

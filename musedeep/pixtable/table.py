@@ -156,12 +156,14 @@ class PixelTable:
     def _read_table(self, descriptor, names, start, stop):
         stride = self.columns[names[0]].stride_bytes
         first = min(column.offset_bytes for column in self.columns.values())
-        record = np.dtype({
-            "names": list(names),
-            "formats": [self.columns[name].dtype for name in names],
-            "offsets": [self.columns[name].offset_bytes - first for name in names],
-            "itemsize": stride,
-        })
+        record = np.dtype(
+            {
+                "names": list(names),
+                "formats": [self.columns[name].dtype for name in names],
+                "offsets": [self.columns[name].offset_bytes - first for name in names],
+                "itemsize": stride,
+            }
+        )
         values = {name: np.empty(stop - start, self.columns[name].dtype) for name in names}
         step = max(1, _READ_BYTES // stride)
         for row in range(start, stop, step):
@@ -181,8 +183,8 @@ class PixelTable:
             count = os.preadv(descriptor, [view[done : done + (1 << 30)]], position + done)
             if count == 0:
                 raise InputError(
-                    f"{self.path}: truncated: the file ends at byte {position + done}, {len(view) - done} "
-                    "bytes before the rows asked for do; it was cut after it was opened, copy it again"
+                    f"{self.path}: truncated: the file ends at byte {os.fstat(descriptor).st_size}, the rows "
+                    f"asked for at {position + len(view)}; it was cut after it was opened, copy it again"
                 )
             done += count
 

@@ -23,6 +23,7 @@ from musedeep.simulate.truth import scene_truth
 __all__ = ["simulate_exposures"]
 
 _CENTRE = (150.1, 2.2)
+_PRODUCTS = ("PIXTABLE_REDUCED_*.fits", "IMAGE_FOV_*.fits", "TRUTH_*.npz")
 
 
 def simulate_exposures(
@@ -54,24 +55,23 @@ def simulate_exposures(
     Raises
     ------
     UsageError
-        A setting is unknown or has a value that is not allowed.
+        A setting is unknown or has a value that is not allowed, or the directory holds pixel tables that no
+        simulation made.
     InputError
         The cube of the scene cannot be read.
     """
     directory = Path(directory)
     settings = _changed(settings or SimulationSettings(), changes)
     scene, plans = _scene_and_plans(settings)
-    directory.mkdir(parents=True, exist_ok=True)
+    _clear(directory)
+    _offset_table(plans).write(directory / "OFFSET_LIST.fits")
     exposures = []
+    _write_truth(directory, scene_truth(settings, scene, exposures))
     for plan in plans:
         exposures.append(_write_exposure(directory, plan, scene, settings))
+        _write_truth(directory, scene_truth(settings, scene, exposures))
         if progress is not None:
             progress(len(exposures), len(plans))
-    _offset_table(plans).write(directory / "OFFSET_LIST.fits")
-    truth = scene_truth(settings, scene, exposures)
-    partial = directory / ".truth.json.partial"
-    partial.write_text(json.dumps(truth, indent=1))
-    partial.replace(directory / "truth.json")
     return [directory / name for exposure in exposures for name in exposure["files"]]
 
 
@@ -81,6 +81,25 @@ def _changed(settings, changes):
         known = ", ".join(SimulationSettings.__dataclass_fields__)
         raise UsageError(f"simulate: unknown setting {unknown[0]!r}; known are {known}")
     return replace(settings, **changes)
+
+
+def _clear(directory):
+    """Take away what an earlier simulation wrote, and nothing else."""
+    directory.mkdir(parents=True, exist_ok=True)
+    old = [path for pattern in _PRODUCTS for path in sorted(directory.glob(pattern))]
+    if old and not (directory / "truth.json").exists():
+        raise UsageError(
+            f"simulate: {directory} holds {old[0].name}, which no simulation made (there is no truth.json); "
+            "choose an empty folder"
+        )
+    for path in old:
+        path.unlink()
+
+
+def _write_truth(directory, truth):
+    partial = directory / ".truth.json.partial"
+    partial.write_text(json.dumps(truth, indent=1))
+    partial.replace(directory / "truth.json")
 
 
 def _scene_and_plans(settings):
@@ -158,11 +177,15 @@ def _write_table(path, plan, ifus, parts, view, settings, image):
 
 
 def _offset_table(plans):
-    return OffsetTable(Table({
-        "DATE_OBS": [plan.date_obs for plan in plans],
-        "MJD_OBS": [plan.mjd_obs for plan in plans],
-        "RA_OFFSET": [plan.ra_offset_deg for plan in plans],
-        "DEC_OFFSET": [plan.dec_offset_deg for plan in plans],
-        "ROTATION": [plan.rotation_deg for plan in plans],
-        "FLUX_SCALE": [plan.flux_scale for plan in plans],
-    }))
+    return OffsetTable(
+        Table(
+            {
+                "DATE_OBS": [plan.date_obs for plan in plans],
+                "MJD_OBS": [plan.mjd_obs for plan in plans],
+                "RA_OFFSET": [plan.ra_offset_deg for plan in plans],
+                "DEC_OFFSET": [plan.dec_offset_deg for plan in plans],
+                "ROTATION": [plan.rotation_deg for plan in plans],
+                "FLUX_SCALE": [plan.flux_scale for plan in plans],
+            }
+        )
+    )

@@ -120,12 +120,18 @@ def _encoded(header):
 
 def _image_headers(row_count, kinds):
     for name, kind in kinds.items():
-        header = fits.Header([
-            ("XTENSION", "IMAGE", "Image extension"),
-            ("BITPIX", -32 if kind == "float32" else 32),
-            ("NAXIS", 2), ("NAXIS1", 1), ("NAXIS2", row_count), ("PCOUNT", 0), ("GCOUNT", 1),
-            ("EXTNAME", name, "Name of the column"),
-        ])
+        header = fits.Header(
+            [
+                ("XTENSION", "IMAGE", "Image extension"),
+                ("BITPIX", -32 if kind == "float32" else 32),
+                ("NAXIS", 2),
+                ("NAXIS1", 1),
+                ("NAXIS2", row_count),
+                ("PCOUNT", 0),
+                ("GCOUNT", 1),
+                ("EXTNAME", name, "Name of the column"),
+            ]
+        )
         if UNITS.get(name):
             header["BUNIT"] = (UNITS[name], "Unit of the column")
         yield name, _encoded(header), 4 * row_count
@@ -133,11 +139,18 @@ def _image_headers(row_count, kinds):
 
 def _table_header(row_count, kinds):
     row_bytes = 4 * len(kinds)
-    header = fits.Header([
-        ("XTENSION", "BINTABLE", "Binary table extension"), ("BITPIX", 8), ("NAXIS", 2),
-        ("NAXIS1", row_bytes), ("NAXIS2", row_count), ("PCOUNT", 0), ("GCOUNT", 1),
-        ("TFIELDS", len(kinds)),
-    ])
+    header = fits.Header(
+        [
+            ("XTENSION", "BINTABLE", "Binary table extension"),
+            ("BITPIX", 8),
+            ("NAXIS", 2),
+            ("NAXIS1", row_bytes),
+            ("NAXIS2", row_count),
+            ("PCOUNT", 0),
+            ("GCOUNT", 1),
+            ("TFIELDS", len(kinds)),
+        ]
+    )
     for number, (name, kind) in enumerate(kinds.items(), start=1):
         header[f"TTYPE{number}"] = name
         header[f"TFORM{number}"] = "1E" if kind == "float32" else "1J"
@@ -205,10 +218,19 @@ def write_fov_image(path, image, header):
     data = fits.ImageHDU(image.image(), name="DATA")
     step = image.step_arcsec / 3600
     cards = {
-        "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CUNIT1": "deg", "CUNIT2": "deg",
-        "CRPIX1": image.centre + 1.0, "CRPIX2": image.centre + 1.0,
-        "CRVAL1": header["RA"], "CRVAL2": header["DEC"],
-        "CD1_1": -step, "CD1_2": 0.0, "CD2_1": 0.0, "CD2_2": step, "BUNIT": UNITS["data"],
+        "CTYPE1": "RA---TAN",
+        "CTYPE2": "DEC--TAN",
+        "CUNIT1": "deg",
+        "CUNIT2": "deg",
+        "CRPIX1": image.centre + 1.0,
+        "CRPIX2": image.centre + 1.0,
+        "CRVAL1": header["RA"],
+        "CRVAL2": header["DEC"],
+        "CD1_1": -step,
+        "CD1_2": 0.0,
+        "CD2_1": 0.0,
+        "CD2_2": step,
+        "BUNIT": UNITS["data"],
         "OBJECT": f"{header['OBJECT']} (DATA)",
     }
     data.header.update(cards)

@@ -10,6 +10,7 @@ from musedeep.simulate.spectrograph import slitlets
 
 __all__ = ["exposure_header", "fov_header", "set_limits"]
 
+
 def exposure_header(exposure, cd, ifus):
     """Primary header of a reduced pixel table.
 
@@ -48,7 +49,7 @@ def exposure_header(exposure, cd, ifus):
         "WCS": "projected (intermediate)", "DAR CORRECT": 7000.0, "RVCORR": exposure.rvcorr_km_s,
         "PREDAR LIMITS XLO": -half, "PREDAR LIMITS XHI": half,
         "PREDAR LIMITS YLO": -half, "PREDAR LIMITS YHI": half,
-    }
+    }  # fmt: skip
     if exposure.weight is not None:
         cards["ESO DRS MUSE WEIGHT"] = exposure.weight
     cards |= {PIXTABLE_PREFIX + name: value for name, value in pixtable.items()}
@@ -82,10 +83,12 @@ def fov_header(exposure):
 
 
 def _header(cards):
-    return fits.Header([
-        (keyword if len(keyword) <= 8 and " " not in keyword else f"HIERARCH {keyword}", value)
-        for keyword, value in cards.items()
-    ])
+    return fits.Header(
+        [
+            (keyword if len(keyword) <= 8 and " " not in keyword else f"HIERARCH {keyword}", value)
+            for keyword, value in cards.items()
+        ]
+    )
 
 
 def _limit_cards(ranges):
@@ -99,7 +102,10 @@ def _limit_cards(ranges):
 
 def _common_cards(exposure):
     cards = {
-        "SIMPLE": True, "BITPIX": 8, "NAXIS": 0, "EXTEND": True,
+        "SIMPLE": True,
+        "BITPIX": 8,
+        "NAXIS": 0,
+        "EXTEND": True,
         "ORIGIN": "ESO-PARANAL",
         "TELESCOP": "ESO-VLT-U4",
         "INSTRUME": "MUSE",

@@ -169,8 +169,10 @@ class SimulationSettings:
 
     def __post_init__(self):
         choices = {
-            "psf": ("moffat", "gaussian"), "noise": ("poisson", "gaussian", "none"),
-            "variance": ("expected", "measured"), "layout": ("image", "table"),
+            "psf": ("moffat", "gaussian"),
+            "noise": ("poisson", "gaussian", "none"),
+            "variance": ("expected", "measured"),
+            "layout": ("image", "table"),
         }
         for name, allowed in choices.items():
             value = getattr(self, name)
@@ -302,30 +304,32 @@ def plan_exposures(settings, ra_deg, dec_deg):
         error = rng.normal(0, 1, 2) * settings.pointing_error_arcsec / 3600
         airmass, parallactic, velocity = rng.uniform((1.02, -120, -28), (1.6, 120, 28))
         rotation = rng.normal() * settings.rotation_error_deg
-        plans.append(ExposurePlan(
-            index=index,
-            exptime=float(_pick(settings.exptime, index)),
-            mode=mode,
-            object_name="SIMULATED FIELD",
-            ra_deg=ra,
-            dec_deg=dec,
-            ra_offset_deg=float(error[0] / math.cos(math.radians(dec))),
-            dec_offset_deg=float(error[1]),
-            rotation_deg=float(rotation),
-            position_angle_deg=float(_pick(settings.position_angles, index)),
-            seeing_fwhm=float(seeing[index]),
-            flux_scale=1 / (1 + float(_pick(settings.flux_scale_error, index))),
-            weight=None if settings.weights is None else float(_pick(settings.weights, index)),
-            airmass=float(airmass),
-            parallactic_deg=float(parallactic),
-            rvcorr_km_s=round(float(velocity), 4),
-            wavelength=_wavelength_range(settings, mode),
-            field_arcsec=_field_side(settings, mode),
-            seed=settings.seed,
-            split_ifus=settings.split_ifus,
-            trails=tuple(trail for trail in trails if trail.exposure == index),
-            **_schedule(settings, index),
-        ))
+        plans.append(
+            ExposurePlan(
+                index=index,
+                exptime=float(_pick(settings.exptime, index)),
+                mode=mode,
+                object_name="SIMULATED FIELD",
+                ra_deg=ra,
+                dec_deg=dec,
+                ra_offset_deg=float(error[0] / math.cos(math.radians(dec))),
+                dec_offset_deg=float(error[1]),
+                rotation_deg=float(rotation),
+                position_angle_deg=float(_pick(settings.position_angles, index)),
+                seeing_fwhm=float(seeing[index]),
+                flux_scale=1 / (1 + float(_pick(settings.flux_scale_error, index))),
+                weight=None if settings.weights is None else float(_pick(settings.weights, index)),
+                airmass=float(airmass),
+                parallactic_deg=float(parallactic),
+                rvcorr_km_s=round(float(velocity), 4),
+                wavelength=_wavelength_range(settings, mode),
+                field_arcsec=_field_side(settings, mode),
+                seed=settings.seed,
+                split_ifus=settings.split_ifus,
+                trails=tuple(trail for trail in trails if trail.exposure == index),
+                **_schedule(settings, index),
+            )
+        )
     return plans
 
 

@@ -34,7 +34,7 @@ _FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
 _EXPONENTIAL = (
     (0.000199, 0.00120), (0.002616, 0.00885), (0.018973, 0.03915),
     (0.100187, 0.13998), (0.368534, 0.46096), (0.509491, 1.50160),
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -266,15 +266,18 @@ def exposure_view(scene, ra_deg, dec_deg, seeing_fwhm, spaxel_arcsec2):
 
 def _place(homography, east, north):
     """Image of a point under a homography, and the Jacobian there."""
+
     def project(x, y):
         a, b, c = homography @ (x, y, 1.0)
         return np.array([a / c, b / c])
 
     step = 0.5
-    jacobian = np.column_stack([
-        (project(east + step, north) - project(east - step, north)) / (2 * step),
-        (project(east, north + step) - project(east, north - step)) / (2 * step),
-    ])
+    jacobian = np.column_stack(
+        [
+            (project(east + step, north) - project(east - step, north)) / (2 * step),
+            (project(east, north + step) - project(east, north - step)) / (2 * step),
+        ]
+    )
     return (*project(east, north), jacobian)
 
 

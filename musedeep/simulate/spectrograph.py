@@ -54,7 +54,7 @@ _SKY_LINES = (
     (7913.7, 4500), (7964.6, 4800), (7993.3, 4600), (8344.6, 4000), (8399.2, 6000), (8430.2, 5500),
     (8465.4, 4000), (8761.0, 3500), (8827.1, 7000), (8867.6, 6500), (8885.9, 7500), (8919.6, 6000),
     (8958.1, 5000), (9313.0, 5000),
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -153,20 +153,22 @@ def slitlets(ifu: int) -> tuple[Slitlet, ...]:
         left = 26.0 + (number - 1) * 84.4 + scatter[4] + 1.5 * (number / 24.5 - 1) * across**2
         start = 4555.0 + 12 * ((number - 1) % 3) + scatter[6]
         row = (IFU_COUNT - ifu) * SLICES_PER_STACK + SLICES_PER_STACK - 1 - place
-        made.append(Slitlet(
-            ifu=ifu,
-            number=number,
-            x=(stack - 1.5) * (_FIELD_PIXELS / 4) + ifu_x + scatter[0],
-            y=(row + 0.5) * pitch - _FIELD_PIXELS / 2 + stack_y[stack] + scatter[1],
-            width=width,
-            angle=ifu_angle + scatter[3],
-            left=left,
-            right=left + width * 1.003 + scatter[5],
-            wavelength=start + PLANE_ANGSTROM * line + 6.0 * across**2,
-            bow=0.8 + scatter[7],
-            tilt=scatter[8],
-            throughput=ifu_throughput + scatter[9],
-        ))
+        made.append(
+            Slitlet(
+                ifu=ifu,
+                number=number,
+                x=(stack - 1.5) * (_FIELD_PIXELS / 4) + ifu_x + scatter[0],
+                y=(row + 0.5) * pitch - _FIELD_PIXELS / 2 + stack_y[stack] + scatter[1],
+                width=width,
+                angle=ifu_angle + scatter[3],
+                left=left,
+                right=left + width * 1.003 + scatter[5],
+                wavelength=start + PLANE_ANGSTROM * line + 6.0 * across**2,
+                bow=0.8 + scatter[7],
+                tilt=scatter[8],
+                throughput=ifu_throughput + scatter[9],
+            )
+        )
     return tuple(made)
 
 
@@ -228,6 +230,7 @@ def atmospheric_shift(wavelength, airmass):
     -------
     shift : float64 array, arcsec
     """
+
     def refractivity(angstrom):
         square = (1e4 / angstrom) ** 2
         sea_level = 64.328 + 29498.1 / (146 - square) + 255.4 / (41 - square)

@@ -35,7 +35,7 @@ def scene_truth(settings, scene, exposures):
         x, y, z = scene.frame @ (source.east_arcsec / _ARCSEC, source.north_arcsec / _ARCSEC, 1.0)
         ra, dec = math.degrees(math.atan2(y, x)) % 360, math.degrees(math.atan2(z, math.hypot(x, y)))
         sources.append({"ra_deg": ra, "dec_deg": dec} | asdict(source))
-    dx, dy = sampling_arcsec(exposures[0]["mode"])
+    dx, dy = sampling_arcsec(settings.mode if isinstance(settings.mode, str) else settings.mode[0])
     return {
         "format": 1,
         "seed": settings.seed,
