@@ -1,4 +1,4 @@
-"""Measured offsets of exposures: shift, rotation and flux scale, readable and writable as ESO's OFFSET_LIST."""
+"""Measured offsets of exposures: shift, rotation and flux scale; ESO's OFFSET_LIST read and written."""
 
 import math
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from musedeep.errors import InputError, UsageError
-from musedeep.grid import sky_frame
+from musedeep.sky import sky_frame
 
 __all__ = ["DATE_OBS_LENGTH", "Offset", "OffsetTable"]
 
@@ -45,7 +45,7 @@ class Offset:
         return ra_deg - self.ra_deg, dec_deg - self.dec_deg
 
     def frame(self, ra_deg, dec_deg):
-        """True tangent frame (3, 3) of an exposure whose header says (`ra_deg`, `dec_deg`); see `grid.sky_frame`."""
+        """True tangent frame (3, 3), as `sky_frame` gives it, for the pointing of the header."""
         return sky_frame(*self.pointing(ra_deg, dec_deg), -self.rotation_deg)
 
 
@@ -55,8 +55,9 @@ class OffsetTable:
     Parameters
     ----------
     table : astropy.table.Table
-        Columns DATE_OBS (str), RA_OFFSET and DEC_OFFSET (deg, or with a unit of angle); optional MJD_OBS (day),
-        ROTATION (deg), FLUX_SCALE and anything else, e.g. errors. Missing optional ones are filled with NaN.
+        Columns DATE_OBS (str), RA_OFFSET and DEC_OFFSET (deg, or with a unit of angle); optional MJD_OBS
+        (day), ROTATION (deg), FLUX_SCALE and anything else, e.g. errors. Missing optional ones are filled
+        with NaN.
 
     Attributes
     ----------
@@ -134,7 +135,9 @@ class OffsetTable:
         elif path.suffix == ".ecsv":
             self.table.write(partial, format="ascii.ecsv", overwrite=True)
         else:
-            raise UsageError(f"Offset list {path}: the name ends in {path.suffix!r}, but must end in .fits or .ecsv.")
+            raise UsageError(
+                f"Offset list {path}: the name ends in {path.suffix!r}, but must end in .fits or .ecsv."
+            )
         partial.replace(path)
         return path
 
@@ -149,8 +152,9 @@ class OffsetTable:
         Returns
         -------
         Offset or None
-            None where the exposure is not in the list. A shift that is not finite in both directions is taken as 0,
-            a flux scale that is 0, subnormal or not finite as 1, a rotation that is not finite as 0.
+            None where the exposure is not in the list. A shift that is not finite in both directions is
+            taken as 0, a flux scale that is 0, subnormal or not finite as 1, a rotation that is not finite
+            as 0.
         """
         return self._offsets.get(date_obs[:DATE_OBS_LENGTH])
 
@@ -175,9 +179,9 @@ class OffsetTable:
         if exposures and not any(offset is not None for offset in offsets):
             listed = ", ".join(list(self._offsets)[:3]) or "none"
             raise InputError(
-                f"Offset list: none of its {len(self)} rows matches one of the {len(offsets)} exposures; the first "
-                f"exposure has DATE-OBS {exposures[0].date_obs}, the list has DATE_OBS {listed}. Give the list that "
-                "belongs to these exposures."
+                f"Offset list: none of its {len(self)} rows matches one of the {len(offsets)} "
+                f"exposures; the first exposure has DATE-OBS {exposures[0].date_obs}, the list has "
+                f"DATE_OBS {listed}. Give the list that belongs to these exposures."
             )
         return offsets
 
@@ -201,8 +205,8 @@ def _normalised(table):
     missing = [name for name in _REQUIRED if name not in table.colnames]
     if missing:
         raise InputError(
-            f"Offset list: column {missing[0]} is missing; it has {', '.join(table.colnames) or 'no columns'}, but "
-            f"needs {', '.join(_REQUIRED)}."
+            f"Offset list: column {missing[0]} is missing; it has "
+            f"{', '.join(table.colnames) or 'no columns'}, but needs {', '.join(_REQUIRED)}."
         )
     normalised = Table(meta=dict(table.meta))
     normalised["DATE_OBS"] = _texts(table["DATE_OBS"])
@@ -225,7 +229,9 @@ def _normalised(table):
 def _texts(column):
     values = np.ma.filled(np.ma.asarray(column), "") if hasattr(column, "mask") else np.asarray(column)
     if values.dtype.kind not in "SU" and values.dtype != object:
-        raise InputError(f"Offset list: column DATE_OBS is of type {values.dtype}, but must be text like DATE-OBS.")
+        raise InputError(
+            f"Offset list: column DATE_OBS is of type {values.dtype}, but must be text like DATE-OBS."
+        )
     texts = [value.decode("ascii", "replace") if isinstance(value, bytes) else str(value) for value in values]
     return np.array([text.strip() for text in texts], dtype=str)
 
@@ -235,12 +241,16 @@ def _numbers(column, name):
     try:
         values = np.array(np.ma.filled(np.ma.asarray(column).astype(np.float64), np.nan))
     except (TypeError, ValueError) as error:
-        raise InputError(f"Offset list: column {name} is of type {column.dtype}, but must hold numbers.") from error
+        raise InputError(
+            f"Offset list: column {name} is of type {column.dtype}, but must hold numbers."
+        ) from error
     if name not in _ANGLES:
         return values
     unit = str(column.unit or "").strip()
     if unit.lower() not in _DEGREES_PER_UNIT:
-        raise InputError(f"Offset list: column {name} has the unit {unit!r}, but must be in deg, arcmin or arcsec.")
+        raise InputError(
+            f"Offset list: column {name} has the unit {unit!r}, but must be in deg, arcmin or arcsec."
+        )
     return values * _DEGREES_PER_UNIT[unit.lower()]
 
 
@@ -290,7 +300,9 @@ def _offset_list(table):
     for name in order:
         values = np.asarray(table[name])
         if name == "DATE_OBS":
-            columns.append(fits.Column(name, f"{DATE_OBS_LENGTH}A", array=[v[:DATE_OBS_LENGTH] for v in values]))
+            columns.append(
+                fits.Column(name, f"{DATE_OBS_LENGTH}A", array=[v[:DATE_OBS_LENGTH] for v in values])
+            )
         elif values.dtype.kind == "U":
             columns.append(fits.Column(name, f"{max(values.dtype.itemsize // 4, 1)}A", array=values))
         else:

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from musedeep.errors import InputError
-from musedeep.grid import VoxelGrid, eso_grid, eso_positions, grid_from_footprints, sky_frame
+from musedeep.grid import VoxelGrid
+from musedeep.layout import eso_grid, grid_from_footprints
 from musedeep.muse import DQ_BITS, sampling_arcsec
 from musedeep.offsets import Offset
+from musedeep.sky import eso_positions, sky_frame
 from musedeep.store import PixelStore
 from musedeep.weights import exposure_weights
 

@@ -27,9 +27,9 @@ def exposure_weights(exposures, scheme="exptime", table=None):
         'exptime'
             Exposure time in units of the earliest exposure's.
         'fwhm'
-            Exposure time x (seeing of the earliest exposure / seeing), by the first of three measurements that all
-            exposures have: the autoguider's, the image analysis', the seeing monitor's; exposure times alone where there
-            is none.
+            Exposure time x (seeing of the earliest exposure / seeing), by the first of three measurements
+            that all exposures have: the autoguider's, the image analysis', the seeing monitor's; exposure
+            times alone where there is none.
         'header'
             Exposure time x the header's ``ESO DRS MUSE WEIGHT``.
         'none', 'column'
@@ -53,7 +53,8 @@ def exposure_weights(exposures, scheme="exptime", table=None):
     if scheme not in WEIGHT_SCHEMES:
         if not Path(scheme).is_file():
             raise UsageError(
-                f"weight: {scheme!r} is neither a file nor one of {', '.join(WEIGHT_SCHEMES)}; choose one of these."
+                f"weight: {scheme!r} is neither a file nor one of {', '.join(WEIGHT_SCHEMES)}; choose "
+                "one of these."
             )
         scheme, table = "table", scheme
     if scheme in ("none", "column"):
@@ -74,8 +75,8 @@ def _exposure_time(exposure):
     time = exposure.exptime
     if time is None or not math.isfinite(time) or time <= 0:
         raise InputError(
-            f"Exposure {exposure.date_obs}: EXPTIME is {time!r}, but must be above 0 s; correct the header, or use "
-            "weight='none'."
+            f"Exposure {exposure.date_obs}: EXPTIME is {time!r}, but must be above 0 s; correct the "
+            "header, or use weight='none'."
         )
     return float(time)
 
@@ -88,7 +89,10 @@ def _seeing_factors(exposures, earliest):
         widths = [measure(exposure.header) for exposure in exposures]
         if all(width is not None for width in widths):
             return widths[earliest] / np.array(widths)
-    _log.warning("weight: no seeing measurement exists in all %d exposures; exposure times alone are used", len(exposures))
+    _log.warning(
+        "weight: no seeing measurement exists in all %d exposures; exposure times alone are used",
+        len(exposures),
+    )
     return np.ones(len(exposures))
 
 
@@ -118,13 +122,14 @@ def _header_factor(exposure):
     factor = _positive(exposure.header, "ESO DRS MUSE WEIGHT")
     if factor is None:
         _log.warning(
-            "weight: exposure %s has no ESO DRS MUSE WEIGHT above 0; 1 is used in its place", exposure.date_obs
+            "weight: exposure %s has no ESO DRS MUSE WEIGHT above 0; 1 is used in its place",
+            exposure.date_obs,
         )
         return 1.0
     return factor
 
 
-# ------------------------------------------------------------------------------------------------ user's table
+# ----------------------------------------------------------------------------------------------- user's table
 
 
 def _table_weights(exposures, table):
@@ -134,8 +139,8 @@ def _table_weights(exposures, table):
     missing = [exposure.date_obs for exposure in exposures if exposure.date_obs[:DATE_OBS_LENGTH] not in rows]
     if missing:
         raise InputError(
-            f"{name}: {len(missing)} of {len(exposures)} exposures are missing, the first is DATE-OBS {missing[0]}; add "
-            "a row for each."
+            f"{name}: {len(missing)} of {len(exposures)} exposures are missing, the first is DATE-OBS "
+            f"{missing[0]}; add a row for each."
         )
     return np.array([rows[exposure.date_obs[:DATE_OBS_LENGTH]] for exposure in exposures])
 
@@ -163,7 +168,11 @@ def _read_weights(table):
         except (TypeError, ValueError):
             value = math.nan
         if not (math.isfinite(value) and value > 0):
-            raise InputError(f"{name}: WEIGHT of DATE_OBS {date_obs} is {weight!r}, but must be a number above 0.")
+            raise InputError(
+                f"{name}: WEIGHT of DATE_OBS {date_obs} is {weight!r}, but must be a number above 0."
+            )
         if rows.setdefault(date_obs, value) != value:
-            raise InputError(f"{name}: DATE_OBS {date_obs} stands in it twice with different weights; keep one row.")
+            raise InputError(
+                f"{name}: DATE_OBS {date_obs} stands in it twice with different weights; keep one row."
+            )
     return name, rows

@@ -19,8 +19,8 @@ PATHS = sorted(PACKAGE.rglob("*.py"))
 LEVELS = [
     {"kernels", "muse", "errors", "kinds", "settings"},
     {
-        "accessor", "block", "exposures", "field", "fitsstream", "grid", "images", "keywords", "lock", "masks", "offsets",
-        "pixtable", "recipe", "shards", "simulate", "store", "weights",
+        "accessor", "block", "exposures", "field", "fitsstream", "grid", "images", "keywords", "layout", "lock",
+        "masks", "offsets", "pixtable", "recipe", "shards", "simulate", "sky", "store", "weights",
     },
     {"execute", "plan"},
     {"align", "combine", "demo", "ingest", "products", "qc", "reduce", "select"},

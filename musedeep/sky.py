@@ -1,0 +1,188 @@
+"""Directions on the sky: tangent frames, gnomonic planes, and boxes around points.
+
+Everything is done with unit vectors and gnomonic planes in float64. A *frame* is a (3, 3) orthonormal matrix
+whose columns are the east, north and pole vectors of a tangent point: ``frame @ (xi, eta, 1)`` is the
+direction of the point with plane coordinates xi (to the east) and eta (to the north), in radians.
+"""
+
+import math
+
+import numpy as np
+
+from musedeep.errors import InputError
+
+__all__ = [
+    "box_center",
+    "eso_positions",
+    "eso_projection",
+    "middle_of",
+    "project",
+    "sky_frame",
+    "sky_vectors",
+    "smallest_box_angle",
+    "turned",
+]
+
+
+def sky_vectors(ra_deg, dec_deg):
+    """Unit vectors of sky positions.
+
+    Parameters
+    ----------
+    ra_deg, dec_deg : array_like
+        Right ascension and declination, degrees, broadcast against each other.
+
+    Returns
+    -------
+    ndarray, shape (..., 3), float64
+    """
+    ra, dec = np.broadcast_arrays(np.radians(ra_deg), np.radians(dec_deg))
+    return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
+
+
+def sky_frame(ra_deg, dec_deg, rotation_deg=0.0):
+    """Tangent frame of a point on the sky.
+
+    Parameters
+    ----------
+    ra_deg, dec_deg : float
+        The tangent point, degrees.
+    rotation_deg : float
+        Position angle of the frame's second axis, degrees, counted from north through east. With 0 the
+        first axis points east and the second north.
+
+    Returns
+    -------
+    ndarray, shape (3, 3), float64
+        Columns are the unit vectors of the first axis, the second axis and the tangent point.
+    """
+    ra, dec, rotation = math.radians(ra_deg), math.radians(dec_deg), math.radians(rotation_deg)
+    east = np.array([-math.sin(ra), math.cos(ra), 0.0])
+    north = np.array([-math.sin(dec) * math.cos(ra), -math.sin(dec) * math.sin(ra), math.cos(dec)])
+    pole = np.array([math.cos(dec) * math.cos(ra), math.cos(dec) * math.sin(ra), math.sin(dec)])
+    first = math.cos(rotation) * east - math.sin(rotation) * north
+    second = math.cos(rotation) * north + math.sin(rotation) * east
+    return np.column_stack([first, second, pole])
+
+
+def _sky_position(vector):
+    x, y, z = vector
+    return math.degrees(math.atan2(y, x)) % 360.0, math.degrees(math.atan2(z, math.hypot(x, y)))
+
+
+def middle_of(points):
+    # math.fsum is exact, so the middle does not depend on the order of the exposures.
+    total = [math.fsum(points[:, axis]) for axis in range(3)]
+    if math.hypot(*total) < 1e-6 * len(points):
+        raise InputError(
+            "Grid: the exposures lie all over the sky and have no common field; combine them apart."
+        )
+    return _sky_position(total)
+
+
+def project(points, frame):
+    """Gnomonic coordinates (M, 2) in degrees of unit vectors in a frame."""
+    local = points @ frame
+    if local[:, 2].min() <= 0.02:
+        raise InputError(
+            "Grid: the exposures lie more than 88 degrees from the centre of the grid and have no common "
+            "field; combine them apart or correct the centre."
+        )
+    return np.degrees(local[:, :2] / local[:, 2:])
+
+
+def turned(plane, angle_deg):
+    """Coordinates along axes turned from north through east by an angle."""
+    angle = math.radians(angle_deg)
+    first = plane[:, 0] * math.cos(angle) - plane[:, 1] * math.sin(angle)
+    second = plane[:, 0] * math.sin(angle) + plane[:, 1] * math.cos(angle)
+    return np.column_stack([first, second])
+
+
+def box_center(plane, angle, frame):
+    along = turned(plane, angle)
+    middle = (along.min(axis=0) + along.max(axis=0)) / 2
+    xi, eta = np.radians(turned(middle[None, :], -angle)[0])
+    return _sky_position(frame @ np.array([xi, eta, 1.0]))
+
+
+def smallest_box_angle(plane):
+    """Angle in (-45, 45] of the smallest rectangle; one of its sides lies along an edge of the hull."""
+    hull = _convex_hull(plane)
+    edges = np.roll(hull, -1, axis=0) - hull
+    angles = {0.0}
+    for dx, dy in edges[np.hypot(edges[:, 0], edges[:, 1]) > 0]:
+        angle = math.degrees(math.atan2(dx, dy)) % 90.0
+        angles.add(angle - 90.0 if angle > 45.0 else angle)
+
+    def area(angle):
+        return np.prod(np.ptp(turned(hull, angle), axis=0))
+
+    # A turn that saves less than 0.1 % is not worth leaving north.
+    return min(angles, key=lambda angle: (area(angle) * (1.0 if angle == 0 else 1.001), abs(angle), angle))
+
+
+def _convex_hull(plane):
+    """Vertices of the convex hull (monotone chain), anticlockwise."""
+    points = sorted(set(map(tuple, plane.tolist())))
+    if len(points) < 3:
+        return np.array(points)
+    hull = []
+    for chain in (points, points[::-1]):
+        start = len(hull)
+        for point in chain:
+            while len(hull) - start >= 2 and _turn(hull[-2], hull[-1], point) <= 0:
+                hull.pop()
+            hull.append(point)
+        hull.pop()
+    return np.array(hull)
+
+
+def _turn(a, b, c):
+    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+
+
+def eso_positions(phi, theta, ra_deg, dec_deg, first=None):
+    """Relative positions of rows as the ESO pipeline stores them, in float32 degrees.
+
+    Parameters
+    ----------
+    phi, theta : array_like, float32
+        Native coordinates of the rows as in the pixel table (`xpos`, `ypos`; ypos is theta - pi/2), radians.
+    ra_deg, dec_deg : float
+        Pointing of the exposure, offset taken off, degrees.
+    first : tuple of float, optional
+        Pointing (RA, Dec) of the earliest exposure, degrees; None for that exposure itself.
+
+    Returns
+    -------
+    ra, dec : ndarray, float32
+        RA - RA_first and Dec - Dec_first, degrees.
+    """
+    phi = np.asarray(phi, dtype=np.float64)
+    theta = np.asarray(theta, dtype=np.float64) + math.pi / 2
+    degrees = 180.0 / math.pi
+    dec = dec_deg / degrees
+    east = np.cos(theta) * np.sin(phi)
+    north = np.cos(theta) * np.cos(phi)
+    alpha = np.arctan2(east, np.sin(theta) * math.cos(dec) + north * math.sin(dec))
+    delta = np.arcsin(np.sin(theta) * math.sin(dec) - north * math.cos(dec))
+    ra_relative = (alpha * degrees).astype(np.float32)
+    dec_relative = (delta * degrees - dec_deg).astype(np.float32)
+    if first is not None:
+        ra_relative = (ra_relative.astype(np.float64) + (ra_deg - first[0])).astype(np.float32)
+        dec_relative = (dec_relative.astype(np.float64) + (dec_deg - first[1])).astype(np.float32)
+    return ra_relative, dec_relative
+
+
+def eso_projection(ra, dec, ra0, dec0):
+    """Plane coordinates in degrees by ESO's formula, whose arcsine loses the last digits that the grid is to
+    share."""
+    degrees = 180.0 / math.pi
+    a, d, d0 = ra / degrees - ra0 / degrees, dec / degrees, dec0 / degrees
+    phi = math.pi + math.atan2(
+        -math.cos(d) * math.sin(a), math.sin(d) * math.cos(d0) - math.cos(d) * math.sin(d0) * math.cos(a)
+    )
+    sine = math.sin(d) * math.sin(d0) + math.cos(d) * math.cos(d0) * math.cos(a)
+    radius = degrees / math.tan(math.asin(min(sine, 1.0)))
+    return radius * math.sin(phi), -radius * math.cos(phi)
