@@ -115,7 +115,7 @@ def locate_rows(
         if vacuum:
             lam = _vacuum(lam)
         if logarithmic:
-            k = np.int64(math.floor(start / step * math.log(lam / start) + 0.5) + reference)
+            k = np.int64(math.floor(start / step * math.log(lam / start) + reference + 0.5))
         else:
             k = np.int64(math.floor((lam - start) / step + reference + 0.5))
         if clamp:
