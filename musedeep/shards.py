@@ -84,13 +84,20 @@ class ShardReader:
         self.dtype = np.dtype(dtype)
         self.count = count
         self.bytes_read = 0
-        self._file = os.open(self.path, os.O_RDONLY)
+        try:
+            self._file = os.open(self.path, os.O_RDONLY)
+        except FileNotFoundError:
+            self._file = None
+            raise self._broken("there is no such shard") from None
         self._table_at = os.fstat(self._file).st_size - count * _ENTRY.itemsize - _CRC_BYTES
         if self._table_at < 0:
             self.close()
-            raise InputError(
-                f"{path}: the shard is truncated; delete the exposure's folder and ingest it again."
-            )
+            raise self._broken("the shard is truncated")
+
+    def _broken(self, what):
+        return InputError(
+            f"{self.path}: {what}; delete the exposure's folder in the pixel store and ingest it again."
+        )
 
     def close(self):
         """Give the file back."""
@@ -109,18 +116,18 @@ class ShardReader:
         Raises
         ------
         InputError
-            The checksum of a chunk is wrong.
+            The checksum of a chunk is wrong, or the table says where no chunk can be.
         """
-        table = self.table(first, last)
-        start = int(table["offset"][0])
-        raw = memoryview(os.pread(self._file, int(table["offset"][-1] + table["length"][-1]) - start, start))
+        entries = self.table(first, last).tolist()
+        start, stop = entries[0][0], sum(entries[-1])
+        if not start < stop <= self._table_at:
+            raise self._broken(f"the table of chunks is damaged (chunks {first} to {last - 1})")
+        raw = memoryview(os.pread(self._file, stop - start, start))
         self.bytes_read += len(raw)
-        for c, (offset, length) in enumerate(table.tolist()):
-            packed = raw[offset - start : offset - start + length - _CRC_BYTES]
-            check = raw[offset - start + length - _CRC_BYTES : offset - start + length]
+        for c, (offset, length) in enumerate(entries, first):
+            # a wrong entry ends here too: what lies there has another checksum
+            begin, end = max(offset - start, 0), max(offset + length - start, 0)
+            packed, check = raw[begin : max(end - _CRC_BYTES, 0)], raw[max(end - _CRC_BYTES, 0) : end]
             if len(check) < _CRC_BYTES or crc32c(bytes(packed)) != int.from_bytes(check, "little"):
-                raise InputError(
-                    f"{self.path}: chunk {first + c} is damaged (its checksum is wrong); "
-                    "delete the exposure's folder in the pixel store and ingest it again."
-                )
+                raise self._broken(f"chunk {c} is damaged (its checksum is wrong)")
             yield np.frombuffer(blosc.decompress(packed), self.dtype).reshape(self.shape)
