@@ -128,13 +128,28 @@ def stored_rows(field, *, flagged=False, **changes):
 
 
 def native_position(east_arcsec, north_arcsec):
-    """Columns xpos and ypos of points on the tangent plane of an exposure."""
+    """Columns xpos and ypos of points on an exposure's tangent plane."""
     x, y = np.radians(np.asarray(east_arcsec) / 3600), np.radians(np.asarray(north_arcsec) / 3600)
-    return (np.arctan2(x, -y) % (2 * np.pi)).astype(np.float32), (-np.arctan(np.hypot(x, y))).astype(np.float32)
+    return (np.arctan2(x, -y) % (2 * np.pi)).astype(np.float32), (-np.arctan(np.hypot(x, y))).astype(
+        np.float32
+    )
 
 
-def write_rows(path, east_arcsec, north_arcsec, wavelength, data, stat=1.0, dq=0, origin=None, weight=None, *,
-               number=1, layout="image", **cards):
+def write_rows(
+    path,
+    east_arcsec,
+    north_arcsec,
+    wavelength,
+    data,
+    stat=1.0,
+    dq=0,
+    origin=None,
+    weight=None,
+    *,
+    number=1,
+    layout="image",
+    **cards,
+):
     """Write a pixel table of given rows.
 
     Parameters
@@ -151,12 +166,21 @@ def write_rows(path, east_arcsec, north_arcsec, wavelength, data, stat=1.0, dq=0
     xpos, ypos = native_position(east_arcsec, north_arcsec)
     count = np.size(xpos)
     origin = pack_origin(100, 2000, 12, 7, 0) if origin is None else origin
-    columns = {"xpos": xpos, "ypos": ypos, "lambda": wavelength, "data": data, "dq": dq, "stat": stat, "origin": origin}
+    columns = {
+        "xpos": xpos,
+        "ypos": ypos,
+        "lambda": wavelength,
+        "data": data,
+        "dq": dq,
+        "stat": stat,
+        "origin": origin,
+    }
     kinds = dict(COLUMNS)
     if weight is not None:
         columns["weight"], kinds = weight, COLUMNS | OPTIONAL_COLUMNS
     columns = {
-        name: np.broadcast_to(np.asarray(columns[name]), (count,)).astype(kind) for name, kind in kinds.items()
+        name: np.broadcast_to(np.asarray(columns[name]), (count,)).astype(kind)
+        for name, kind in kinds.items()
     }
     path = Path(path)
     path = path / f"PIXTABLE_REDUCED_{number:04d}.fits" if path.suffix != ".fits" else path
@@ -180,7 +204,10 @@ def write_rows(path, east_arcsec, north_arcsec, wavelength, data, stat=1.0, dq=0
 
 
 def _hdus(columns, layout):
-    stored = {name: values.view(np.int32) if values.dtype == np.uint32 else values for name, values in columns.items()}
+    stored = {
+        name: values.view(np.int32) if values.dtype == np.uint32 else values
+        for name, values in columns.items()
+    }
     if layout == "table":
         codes = {"float32": "E", "int32": "J"}
         return [
@@ -225,7 +252,7 @@ def change_table(path, columns=None, cards=None):
 
 @pytest.fixture(scope="session")
 def four_files(tmp_path_factory):
-    """Four simulated pixel tables with an offset list beside them; list of Path. Copy before you change one."""
+    """Four simulated pixel tables with an offset list beside them; list of Path. Change copies only."""
     return simulate_exposures(tmp_path_factory.mktemp("four"), **FOUR)
 
 

@@ -13,8 +13,8 @@ ORIGIN = np.array([3.25, -1.5])
 
 def make_grid(log=False, vacuum=False, crpix=1.0):
     return VoxelGrid(
-        (12, 20, 22), wavelength_start=6500.0, wavelength_step=1.25, wavelength_crpix=crpix, log=log, vacuum=vacuum,
-        **GRID,
+        (12, 20, 22), wavelength_start=6500.0, wavelength_step=1.25, wavelength_crpix=crpix, log=log,
+        vacuum=vacuum, **GRID,
     )  # fmt: skip
 
 
@@ -37,12 +37,34 @@ class Output:
         self.identity = np.full(capacity if identity else 0, -9, np.int64)
 
 
-def locate(rows, grid, output, *, box=((0, 12), (0, 20), (0, 22)), first=0, last=None, scale=1.0, states=None, clamp=0,
-           limits=(4000.0, 10000.0), base=0, at=0, exposure=3):
+def locate(
+    rows,
+    grid,
+    output,
+    *,
+    box=((0, 12), (0, 20), (0, 22)),
+    first=0,
+    last=None,
+    scale=1.0,
+    states=None,
+    clamp=0,
+    limits=(4000.0, 10000.0),
+    base=0,
+    at=0,
+    exposure=3,
+):
     (k0, k1), (j0, j1), (i0, i1) = box
     numbers = np.array([k0, j0, i0, k1 - k0, j1 - j0, i1 - i0, 5, clamp, *grid.shape], np.int64)
     spectral = np.array(
-        [grid.wavelength_start, grid.wavelength_step, grid.wavelength_crpix - 1, grid.log, grid.vacuum, *limits], float
+        [
+            grid.wavelength_start,
+            grid.wavelength_step,
+            grid.wavelength_crpix - 1,
+            grid.log,
+            grid.vacuum,
+            *limits,
+        ],
+        float,
     )
     return window.locate_rows(
         rows, first, rows.shape[1] if last is None else last, MATRIX, ORIGIN, spectral,
@@ -67,7 +89,15 @@ def expected(rows, grid, box=((0, 12), (0, 20), (0, 22)), clamp=False, limits=(4
         kept &= (v >= low) & (v < high)
     numbers = np.flatnonzero(kept)
     k, j, i = (v[kept] for v in voxels)
-    return numbers, k, j, i, places[2][kept] - i, places[1][kept] - j, wavelength[kept] - grid.wavelength_at(k)
+    return (
+        numbers,
+        k,
+        j,
+        i,
+        places[2][kept] - i,
+        places[1][kept] - j,
+        wavelength[kept] - grid.wavelength_at(k),
+    )
 
 
 @pytest.mark.parametrize("clamp", [False, True])
@@ -131,9 +161,11 @@ def test_limits_are_in_air_on_a_grid_in_vacuum():
 
 def test_rows_of_another_state_are_passed_over():
     rows, grid = make_rows(), make_grid()
-    states = np.random.default_rng(2).choice(
-        [window.USABLE, window.STATISTICS_ONLY, window.REJECTED], rows.shape[1]
-    ).astype(np.uint8)
+    states = (
+        np.random.default_rng(2)
+        .choice([window.USABLE, window.STATISTICS_ONLY, window.REJECTED], rows.shape[1])
+        .astype(np.uint8)
+    )
     output = Output(rows.shape[1])
     count = locate(rows, grid, output, states=states)
     numbers = expected(rows, grid)[0]
@@ -180,13 +212,29 @@ def test_sorting_is_stable_and_by_plane_and_cell(low, high):
     rng = np.random.default_rng(4)
     count, cells, filled = 500, 32, 17
     cell, plane = rng.integers(0, cells, count).astype(np.int32), rng.integers(0, 6, count).astype(np.int16)
-    payload, owner = rng.normal(size=(5, count)).astype(np.float32), rng.integers(0, 9, count).astype(np.uint16)
+    payload, owner = (
+        rng.normal(size=(5, count)).astype(np.float32),
+        rng.integers(0, 9, count).astype(np.uint16),
+    )
     ranges = np.array([(300, 450), (20, 200)])
     value, variance = np.zeros((2, count + filled), np.float32)
     sorted_owner, index = np.zeros(count + filled, np.uint16), np.full(count + filled, -1, np.int32)
     start = np.empty((high - low) * cells + 1, np.int32)
     end = window.sort_planes(
-        cell, plane, payload, owner, ranges, low, high, cells, start, filled, value, variance, sorted_owner, index
+        cell,
+        plane,
+        payload,
+        owner,
+        ranges,
+        low,
+        high,
+        cells,
+        start,
+        filled,
+        value,
+        variance,
+        sorted_owner,
+        index,
     )
     order = np.r_[300:450, 20:200]
     order = order[(plane[order] >= low) & (plane[order] < high)]
