@@ -8,6 +8,8 @@ from astropy.io import fits
 
 from musedeep.muse import COLUMNS, UNITS
 
+pytest_plugins = ["fields"]
+
 
 def pytest_collection_modifyitems(items):
     if shutil.which("esorex") is None:
