@@ -9,8 +9,8 @@ from astropy.io import fits
 from astropy.wcs import WCS, FITSFixedWarning
 
 from musedeep.errors import InputError
-from musedeep.grid import sky_frame
 from musedeep.simulate.scene import CubeScene
+from musedeep.sky import sky_frame
 
 __all__ = ["cube_centre", "read_scene_cube"]
 

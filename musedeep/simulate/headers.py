@@ -30,6 +30,10 @@ def exposure_header(exposure, cd, ifus):
     cards |= {f"CD{i}_{j}": float(cd[i - 1, j - 1]) for i in (1, 2) for j in (1, 2)}
     if exposure.split_ifus:
         cards["EXTNAME"] = f"CHAN{ifus[0]:02d}"
+        # without the fluxes of its flat fields a file passes for a whole exposure; equal ones scale nothing
+        cards |= {"ESO DRS MUSE FLAT FLUX LAMP": 1e6, "ESO DRS MUSE FLAT FLUX SKY": 1e6}
+    else:
+        cards[f"{PIXTABLE_PREFIX}MERGED"] = len(ifus)
     cards |= {
         "ESO PRO CATG": "PIXTABLE_REDUCED",
         "ESO PRO TYPE": "REDUCED",
@@ -45,7 +49,7 @@ def exposure_header(exposure, cd, ifus):
     }
     half = exposure.field_pixels / 2
     pixtable = {
-        "TYPE": "GEOFULL", "MERGED": len(ifus), "FLUXCAL": True, "SKYSUB": True, "FFCORR": len(ifus),
+        "TYPE": "GEOFULL", "FLUXCAL": True, "SKYSUB": True, "FFCORR": len(ifus),
         "WCS": "projected (intermediate)", "DAR CORRECT": 7000.0, "RVCORR": exposure.rvcorr_km_s,
         "PREDAR LIMITS XLO": -half, "PREDAR LIMITS XHI": half,
         "PREDAR LIMITS YLO": -half, "PREDAR LIMITS YHI": half,

@@ -8,10 +8,10 @@ import numpy as np
 from astropy.time import Time
 
 from musedeep.errors import UsageError
-from musedeep.grid import sky_frame
 from musedeep.muse import MODES, mode_facts
 from musedeep.simulate.scene import Source
 from musedeep.simulate.spectrograph import calibration_cd, projection_cd
+from musedeep.sky import sky_frame
 
 __all__ = ["ExposurePlan", "SimulationSettings", "Trail", "default_sources", "plan_exposures"]
 
@@ -31,7 +31,8 @@ class Trail:
     angle_deg : float
         Direction of the trail, position angle north through east.
     offset_arcsec : float
-        Distance of the trail from the pointing, to the left of its direction.
+        Distance of the trail from the pointing, towards its direction plus 90 degrees: to the east for a
+        trail that runs north.
     brightness : float
         Peak, 1e-20 erg/s/cm2/Angstrom per spaxel.
     fwhm_arcsec : float
@@ -76,7 +77,8 @@ class SimulationSettings:
     rotation_error_deg : float
         Scatter (one sigma) of the angle by which the rows are turned, north through east.
     seeing_fwhm : float or sequence
-        Arcsec at 7000 Angstrom: one value, one an exposure, or (low, high) to draw from.
+        Arcsec at 7000 Angstrom, per exposure; but two values, unless there are two exposures, are the (low,
+        high) to draw from.
     exptime : float, per exposure
         Seconds.
     flux_scale_error : float, per exposure

@@ -127,7 +127,7 @@ def _trail_flux(exposure, x, y):
     total = None
     for trail in exposure.trails:
         angle = math.radians(trail.angle_deg)
-        distance = y * math.sin(angle) - x * math.cos(angle) - trail.offset_arcsec
+        distance = x * math.cos(angle) - y * math.sin(angle) - trail.offset_arcsec
         sigma = trail.fwhm_arcsec / _FWHM_PER_SIGMA
         if np.abs(distance).min() < 6 * sigma:
             flux = trail.brightness * np.exp(-0.5 * (distance / sigma) ** 2)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from musedeep.grid import sky_frame
+from musedeep.sky import sky_frame
 
 __all__ = [
     "CubeScene",
@@ -155,7 +155,7 @@ class Scene:
 
     @property
     def frame(self):
-        """Tangent frame of the scene's centre; see `musedeep.grid.sky_frame`."""
+        """Tangent frame of the scene's centre; see `musedeep.sky.sky_frame`."""
         return sky_frame(self.ra_deg, self.dec_deg)
 
 

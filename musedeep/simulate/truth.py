@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from musedeep.grid import sky_vectors
 from musedeep.muse import FLUX_UNIT, sampling_arcsec
 from musedeep.simulate.cubes import read_scene_cube
 from musedeep.simulate.scene import Scene, Source, exposure_view
+from musedeep.sky import sky_vectors
 
 __all__ = ["scene_truth", "truth_cube", "truth_rows"]
 
