@@ -164,10 +164,9 @@ class _Tile:
         self.rejected = _scratch("rejected", box.shape, np.int32)
         self.rejected[:] = 0
         if self.method.reject == "guarded":
-            self.centre, self.scale, self.floor = (
-                _scratch(n, box.shape, np.float64) for n in ("centre", "spread", "floor")
-            )
+            self.centre, self.scale = (_scratch(n, box.shape, np.float64) for n in ("centre", "spread"))
             self.number = _scratch("number", box.shape, np.int32)
+            self.number[:] = -1
         elif self.method.reject == "eso":
             self.limit = _scratch("limit", box.shape, np.float64)
         self.weights = np.array([e.weight for e in recipe.exposures])
@@ -259,9 +258,8 @@ class _Tile:
     def _sort(self, ranges, complete, last):
         """Drop planes that are done with from the window and add those that became complete."""
         cells = self.box.cells
-        # the next statistics and judgements look one plane back, the guard of the first plane not yet judged
-        # another one
-        keep = max(min(self.judged - 1, self.known - 1), self.low)
+        # the next planes to be judged look at as many planes behind them as ahead
+        keep = max(self.judged - self.method.lag, self.low)
         if keep > self.low:
             shift = int(self.start[(keep - self.low) * cells])
             end = int(self.start[(self.high - self.low) * cells])
@@ -291,62 +289,24 @@ class _Tile:
         self.high = complete
 
     def _judge(self, last):
-        """Statistics of the planes that now have all their neighbours, then the verdict on the rows of those
-        before."""
+        """Judge the rows of the planes that now have all the neighbours that matter."""
         m, box = self.method, self.box
-        known = self.high if last else max(self.high - 1, self.known)
         judged = self.high if last else max(self.high - m.lag, self.judged)
         buffers = self._buffers()
         nj, ni = box.shape[1:]
         edge = int(box.halo[1]) - (0 if m.resample == "nearest" else m.reach)
         frame = (self.start, self.low, self.high)
         if m.reject == "guarded":
-            reject.robust_statistics(
-                *frame,
-                self.known,
-                known,
-                box.bits,
-                nj,
-                ni,
-                self.value,
-                self.variance,
-                m.sample,
-                *m.nclip,
-                m.nmax,
-                self.centre,
-                self.scale,
-                self.floor,
-                self.number,
-                buffers,
-            )
-            rule = np.array([*m.nclip, m.gradient, m.coherence, m.nkeep], np.float64)
+            rule = np.array([*m.nclip, m.gradient, m.coherence, m.nkeep, m.nmax], np.float64)
             reject.judge_guarded(
-                *frame,
-                self.judged,
-                judged,
-                box.bits,
-                nj,
-                ni,
-                edge,
-                self.value,
-                self.variance,
-                self.sorted_owner,
-                self.index,
-                m.sample,
-                rule,
-                self.centre,
-                self.scale,
-                self.floor,
-                self.number,
-                self.state,
-                self.rejected,
-                buffers,
-            )
+                *frame, self.judged, judged, box.bits, nj, ni, edge, self.value, self.variance, self.sorted_owner,
+                self.index, m.sample, rule, self.centre, self.scale, self.number, self.state, self.rejected, buffers,
+            )  # fmt: skip
         else:
             reject.eso_limits(
                 *frame,
-                self.known,
-                known,
+                self.judged,
+                judged,
                 box.bits,
                 nj,
                 ni,
@@ -373,27 +333,22 @@ class _Tile:
                 self.state,
                 self.rejected,
             )
-        self.known, self.judged = known, judged
+        self.judged = judged
 
     def _buffers(self):
         deepest = int(np.diff(self.start).max()) if self.start.size > 1 else 0
-        return np.empty((3, 27 * deepest + 16), np.float32)
+        return np.empty((5, 27 * deepest + 16), np.float32)
 
     def _spread(self, rows):
         """Add the rows of a step to the sums of the voxels."""
         m, box = self.method, self.box
         common = (self.cell, self.plane, self.payload, self.owner, self.state, *rows, box.bits, box.halo)
         if m.resample == "drizzle":
-            resample.spread_drizzle(
-                *common,
-                m.reach,
-                np.array(m.drop),
-                box.centres,
-                box.widths,
-                self.weights,
-                self.sums,
-                self.seen,
-            )
+            rest = (np.array(m.drop), box.centres, box.widths, self.weights, self.sums, self.seen)
+            if max(m.drop[0], m.drop[1], m.drop[2] / box.widths.min()) <= 1.0:
+                resample.spread_drizzle(*common, *rest)
+            else:
+                resample.spread_wide_drizzle(*common, m.reach, *rest)
         elif m.resample == "nearest":
             resample.spread_nearest(
                 *common, np.array(m.pixel), self.weights, self.sums, self.seen, self.nearest

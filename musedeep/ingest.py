@@ -9,8 +9,8 @@ import numpy as np
 
 from musedeep.errors import InputError, MemoryLimitError
 from musedeep.execute import run_tasks
-from musedeep.grid import sky_frame, sky_vectors
 from musedeep.plan import BASE_BYTES, INGEST_BYTES_PER_ROW, INGEST_FIXED_BYTES
+from musedeep.sky import sky_frame, sky_vectors
 from musedeep.store import PixelStore
 
 __all__ = ["ingest_exposures"]
@@ -327,9 +327,8 @@ def _lattice_box(task, limits, origin, lattice):
     segments = task.segments or tuple(
         int(np.floor((v - lattice[2]) / lattice[3])) + e for e, v in enumerate(limits[4:])
     )
-    # three pencils to each step of the lattice, see kernels.ingest
-    first = [3 * int(np.floor((limits[a] + origin[c]) / lattice[0])) for a, c in ((2, 1), (0, 0))]
-    last = [3 * int(np.floor((limits[a] + origin[c]) / lattice[0])) + 3 for a, c in ((3, 1), (1, 0))]
+    first = [int(np.floor((limits[2 * c] + origin[c]) / lattice[c])) for c in (1, 0)]
+    last = [int(np.floor((limits[2 * c + 1] + origin[c]) / lattice[c])) + 1 for c in (1, 0)]
     # float32 rounding of x and y may carry a row over the edge
     first, last = [f - 1 for f in first], [v + 1 for v in last]
     return np.array([segments[0], *first, segments[1] - segments[0], last[0] - first[0], last[1] - first[1]])

@@ -24,7 +24,6 @@ MAP_BYTES_PER_VOXEL = 20
 MAP_COPIES = 2.5
 LARGEST_BLOCK = (128, 128, 128)
 SMALLEST_BLOCK = (32, 64, 64)
-ENOUGH_BLOCKS = 16
 SMALLEST_TILE_BYTES = 24_000_000
 
 
@@ -89,7 +88,7 @@ def threads_of(run, client=None):
     return run.workers or os.cpu_count() or 1
 
 
-def block_shape(grid, memory_bytes, threads):
+def block_shape(grid, memory_bytes, threads, parallel=8):
     """Voxels of a block: large blocks waste little on their borders, small ones spread over many workers.
 
     Parameters
@@ -99,6 +98,8 @@ def block_shape(grid, memory_bytes, threads):
         Of a worker process.
     threads : int
         That share it.
+    parallel : int
+        Number of blocks from which on there are enough of them to keep all workers busy.
 
     Returns
     -------
@@ -108,10 +109,11 @@ def block_shape(grid, memory_bytes, threads):
     shape = list(LARGEST_BLOCK)
     most = max(0.12 * memory_bytes / threads / MAP_BYTES_PER_VOXEL / MAP_COPIES, np.prod(SMALLEST_BLOCK))
     for axis in (0, 2, 1, 0, 0):
-        enough = math.prod(-(-n // s) for n, s in zip(grid.shape, shape, strict=True)) >= ENOUGH_BLOCKS
+        enough = math.prod(-(-n // s) for n, s in zip(grid.shape, shape, strict=True)) >= parallel
         if (np.prod(shape) > most or not enough) and shape[axis] > SMALLEST_BLOCK[axis]:
             shape[axis] //= 2
-    return tuple(min(s, _rounded(n)) for s, n in zip(shape, grid.shape, strict=True))
+    # blocks of one size instead of whole ones and a rest
+    return tuple(_rounded(-(-n // -(-n // s))) for s, n in zip(shape, grid.shape, strict=True))
 
 
 def _rounded(n):

@@ -127,14 +127,10 @@ def _pencils_of(recipe, exposure, box):
     plane = corners @ np.linalg.inv(exposure.matrix).T
     plane = plane[:, :2] / plane[:, 2:]
     low, high = plane.min(axis=0) - 1e-3, plane.max(axis=0) + 1e-3
-    pencil, strip = recipe.lattice[0], recipe.lattice[1]
-
-    def index(position):
-        base = math.floor(position / pencil)
-        inside = position - base * pencil
-        return 3 * base + (inside >= strip) + (inside >= pencil - strip)
-
-    return (index(low[1]), index(high[1]) + 1), (index(low[0]), index(high[0]) + 1)
+    size = recipe.lattice[:2]
+    first = np.floor(low / size).astype(int)
+    last = np.floor(high / size).astype(int) + 1
+    return (int(first[1]), int(last[1])), (int(first[0]), int(last[0]))
 
 
 def _complete_planes(recipe, box, segment_end):

@@ -17,6 +17,7 @@ Cube store (``cube.zarr``): six variables over (wavelength, y, x); a shard is a 
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -92,12 +93,12 @@ class PixelStore:
 
     def __init__(self, path):
         self.path = Path(path)
-        attributes = _read_attributes(self.path, "pixel store")
+        attributes = _read_attributes(self.path, "pixel store", "lattice", "tangent_deg")
         self.lattice = attributes["lattice"]
         self.tangent = tuple(attributes["tangent_deg"])
 
     @classmethod
-    def create(cls, path, tangent, *, pencil_arcsec=12.8, strip_arcsec=1.2, segment_angstrom=5.0):
+    def create(cls, path, tangent, *, pencil_arcsec=(0.8, 3.2), segment_angstrom=5.0):
         """Make an empty store, or open the one that is there.
 
         Parameters
@@ -105,16 +106,17 @@ class PixelStore:
         path : path
         tangent : (float, float)
             RA, Dec of the common tangent point, degrees.
-        pencil_arcsec, strip_arcsec, segment_angstrom : float
-            Side of a pencil, width of the strip along its edges that neighbours read alone, length of a
-            segment.
+        pencil_arcsec : (float, float)
+            Width (x) and height (y) of a pencil. The pencils of a row lie one behind the other, so a narrow
+            width costs nothing and lets a block read just its own columns; each row is a read of its own.
+        segment_angstrom : float
+            Length of a wavelength segment.
         """
         path = Path(path)
         if not (path / "zarr.json").exists():
             path.mkdir(parents=True, exist_ok=True)
             lattice = {
-                "pencil_arcsec": pencil_arcsec,
-                "strip_arcsec": strip_arcsec,
+                "pencil_arcsec": list(pencil_arcsec),
                 "segment_start_angstrom": 0.0,
                 "segment_angstrom": segment_angstrom,
             }
@@ -134,15 +136,17 @@ class PixelStore:
 
     @property
     def lattice_numbers(self):
-        """Pencil, strip [arcsec], segment start and length [Angstrom]; ndarray, shape (4,), float64."""
-        names = ("pencil_arcsec", "strip_arcsec", "segment_start_angstrom", "segment_angstrom")
-        return np.array([self.lattice[name] for name in names])
+        """Width, height of a pencil [arcsec], segment start and length [Angstrom]; shape (4,), float64."""
+        lattice = self.lattice
+        return np.array(
+            [*lattice["pencil_arcsec"], lattice["segment_start_angstrom"], lattice["segment_angstrom"]]
+        )
 
     def exposures(self):
         """Facts of every exposure that is completely there, by name, in order of DATE-OBS; dict of dicts."""
         found = {}
         for file in sorted(self.path.glob("*/zarr.json")):
-            facts = _read_attributes(file.parent, "exposure in the pixel store")
+            facts = _read_attributes(file.parent, "exposure in the pixel store", "fingerprint", "parts")
             found[file.parent.name] = facts
         return dict(sorted(found.items(), key=lambda item: item[1]["date_obs"]))
 
@@ -182,7 +186,7 @@ class PixelStore:
     def staged_part(self, exposure, part):
         """Attributes of a part that was finished before an interruption, or None."""
         folder = self.staging(exposure) / part
-        return _read_attributes(folder, "part") if (folder / "zarr.json").exists() else None
+        return _read_attributes(folder, "part", "box") if (folder / "zarr.json").exists() else None
 
     def commit(self, exposure, facts):
         """Make the staged parts the exposure: one rename, after which it counts as ingested."""
@@ -256,14 +260,27 @@ class PartReader:
             return np.zeros((last - first, 0, 2), np.int64)
         result = np.zeros((last - first, rb - ra, 2), np.int64)
         cells = nr * nc
-        with (self.folder / "offset" / "c" / "0").open("rb") as file:
-            file.seek(8 * ((flagged * ns + a) * cells))
-            offset = np.frombuffer(file.read(8 * ((b - a) * cells + 1)), np.int64)
+        offset = self._offsets((flagged * ns + a) * cells, (b - a) * cells + 1)
         table = offset[:-1].reshape(b - a, nr, nc)
         ends = offset[1:].reshape(b - a, nr, nc)
         result[a + s0 - first : b + s0 - first, :, 0] = table[:, ra:rb, ca]
         result[a + s0 - first : b + s0 - first, :, 1] = ends[:, ra:rb, cb - 1]
         return result
+
+    def _offsets(self, first, count):
+        path = self.folder / "offset" / "c" / "0"
+        raw = b""
+        if path.exists():
+            with path.open("rb") as file:
+                file.seek(8 * first)
+                raw = file.read(8 * count)
+        offset = np.frombuffer(raw, np.int64) if len(raw) == 8 * count else np.array([-1])
+        if offset[0] < 0 or offset[-1] > self.row_count or (offset[1:] < offset[:-1]).any():
+            raise InputError(
+                f"{path}: the index of rows is damaged; delete the exposure's folder in the pixel store and "
+                "ingest it again."
+            )
+        return offset
 
     def _reader(self, name):
         if name not in self._readers:
@@ -300,14 +317,18 @@ class PartReader:
         return np.concatenate([chunk[..., a:b] for chunk, a, b in self.read(name, start, stop)], axis=-1)
 
 
-def _read_attributes(folder, what):
+def _read_attributes(folder, what, *needed):
     try:
         with (Path(folder) / "zarr.json").open() as file:
-            return json.load(file)["attributes"]
+            attributes = json.load(file)["attributes"]
     except FileNotFoundError:
         raise InputError(f"{folder}: there is no {what} here.") from None
-    except (json.JSONDecodeError, KeyError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: the {what} has a damaged zarr.json ({error}).") from None
+    for name in needed:
+        if name not in attributes:
+            raise InputError(f"{folder}: this is no {what}, or its zarr.json is damaged: it lacks {name!r}.")
+    return attributes
 
 
 class CubeStore:
@@ -320,7 +341,7 @@ class CubeStore:
 
     def __init__(self, path):
         self.path = Path(path)
-        self.attrs = _read_attributes(self.path, "cube store")
+        self.attrs = _read_attributes(self.path, "cube store", "grid", "block_shape")
         self.grid = VoxelGrid.from_dict(self.attrs["grid"])
         self.shape = self.grid.shape
         self.block_shape = tuple(self.attrs["block_shape"])
@@ -381,6 +402,10 @@ class CubeStore:
             fill_value=0,
         )
         axis[:] = grid.wavelengths
+        with warnings.catch_warnings():
+            # zarr warns that other readers pass over this; without it xarray warns whoever opens the cube
+            warnings.simplefilter("ignore")
+            _zarr().consolidate_metadata(group.store)
         shutil.rmtree(path, ignore_errors=True)
         partial.rename(path)
         return cls(path)

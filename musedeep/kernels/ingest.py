@@ -82,14 +82,6 @@ def _sky_of(xpos, ypos, matrix, x0, y0, x, y):
         y[r] = (m10 * xi + m11 * eta + m12) * w - y0
 
 
-@njit(nogil=True, cache=True, inline="always")
-def _pencil(position, pencil, strip):
-    """Index of the pencil column (or row) at a position [arcsec]: each pencil is strip, interior, strip."""
-    base = math.floor(position / pencil)
-    inside = position - base * pencil
-    return 3 * np.int64(base) + (inside >= strip) + (inside >= pencil - strip)
-
-
 @njit(
     "void(f4[::1], f4[::1], f4[::1], f4[::1], f4[::1], f8[:,::1], f8[::1], f4[::1], f4[::1], u1[::1], "
     "f8[::1])",
@@ -151,7 +143,7 @@ def assign_keys(x, y, wavelength, dq, usable, origin, lattice, box, key, count):
     usable : (n,) uint8
     origin : (2,) float64 [arcsec]
     lattice : (4,) float64
-        Pencil, strip [arcsec]; start and length of the wavelength segments [Angstrom].
+        Width and height of a pencil [arcsec]; start and length of the wavelength segments [Angstrom].
     box : (6,) int64
         First segment, row and column, and how many of each.
     key : (n,) int32, out
@@ -160,14 +152,13 @@ def assign_keys(x, y, wavelength, dq, usable, origin, lattice, box, key, count):
     count : (2 * segments * rows * columns,) int64, in and out
         Rows of each key.
     """
-    pencil, strip = lattice[0], lattice[1]
     for r in range(x.size):
         key[r] = -1
         if not usable[r]:
             continue
         segment = np.int64(math.floor((np.float64(wavelength[r]) - lattice[2]) / lattice[3])) - box[0]
-        row = _pencil(y[r] + origin[1], pencil, strip) - box[1]
-        column = _pencil(x[r] + origin[0], pencil, strip) - box[2]
+        row = np.int64(math.floor((y[r] + origin[1]) / lattice[1])) - box[1]
+        column = np.int64(math.floor((x[r] + origin[0]) / lattice[0])) - box[2]
         if 0 <= segment < box[3] and 0 <= row < box[4] and 0 <= column < box[5]:
             flagged = np.int64(dq[r] != 0)
             k = ((flagged * box[3] + segment) * box[4] + row) * box[5] + column

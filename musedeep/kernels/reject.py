@@ -12,7 +12,7 @@ from numba import njit
 
 from .select import median, median_absolute_deviation
 
-__all__ = ["eso_limits", "judge_guarded", "judge_limits", "robust_statistics"]
+__all__ = ["eso_limits", "judge_guarded", "judge_limits"]
 
 GAUSSIAN = 1.4826  # sigma of a normal distribution over its median absolute deviation
 AUTO_DEPTH = 16  # from this many rows on, the own voxel is a good enough sample
@@ -73,128 +73,96 @@ def _clipped_statistics(sample, spread, n, low, high, passes, centre, mad, buffe
 
 
 @njit(nogil=True, cache=True)
-def robust_statistics(
-    start,
-    w0,
-    w1,
-    first,
-    last,
-    bits,
-    nj,
-    ni,
-    value,
-    variance,
-    sample,
-    low,
-    high,
-    nmax,
-    centre,
-    scale,
-    floor,
-    number,
-    buffers,
+def _exact(
+    start, w0, w1, cells, bits, k, j, i, nj, ni, value, variance, sample, rule, centre, scale, number, buffers
 ):
-    """Median, 1.4826 MAD and size of the sample of every cell of planes first <= k < last.
-
-    ``centre`` is NaN where the sample has fewer than 3 values. ``floor`` (median variance of the sample) is
-    only filled when ``nmax`` > 1; else it is set to -1 and found when needed.
-    """
-    cells = nj << bits
+    """Median, 1.4826 MAD and size of the sample of a cell, once; the median is NaN where there are fewer than 3 values."""
+    if number[k, j, i] >= 0:
+        return centre[k, j, i]
     work, copy, spread = buffers[0], buffers[1], buffers[2]
-    guess = 0.0
-    width = 1.0
-    for k in range(first, last):
-        for j in range(nj):
-            for i in range(ni):
-                own = (k - w0) * cells + ((j << bits) | i)
-                a, b = start[own], start[own + 1]
-                centre[k, j, i] = np.nan
-                floor[k, j, i] = -1.0
-                number[k, j, i] = 0
-                wide = _is_wide(sample, b - a)
-                if a == b and not wide:
-                    continue
-                n = _gather(start, w0, w1, cells, bits, k, j, i, nj, ni, wide, value, work)
-                number[k, j, i] = n
-                if n < 3:
-                    continue
-                for r in range(n):
-                    copy[r] = work[r]
-                m = median(copy, n, guess, width)
-                for r in range(n):
-                    copy[r] = work[r]
-                mad = median_absolute_deviation(copy, n, m, max(2.0 * width, 1e-30))
-                guess = m
-                width = max(0.5 * mad, 1e-30)
-                if nmax > 1:
-                    _gather(start, w0, w1, cells, bits, k, j, i, nj, ni, wide, variance, spread)
-                    m, mad, f, n = _clipped_statistics(work, spread, n, low, high, nmax, m, mad, copy)
-                    floor[k, j, i] = f
-                    number[k, j, i] = n
-                centre[k, j, i] = m
-                scale[k, j, i] = GAUSSIAN * mad
+    own = (k - w0) * cells + ((j << bits) | i)
+    wide = _is_wide(sample, start[own + 1] - start[own])
+    n = _gather(start, w0, w1, cells, bits, k, j, i, nj, ni, wide, value, work)
+    m = np.nan
+    if n >= 3:
+        copy[:n] = work[:n]
+        # how close the first guess is changes the time only; that of the cell before is good on most of the sky
+        guess, width = (
+            (centre[k, j, i - 1], scale[k, j, i - 1]) if i > 0 and number[k, j, i - 1] > 2 else (0.0, 1.0)
+        )
+        m = median(copy, n, guess, max(0.3 * width, 1e-30))
+        copy[:n] = work[:n]
+        mad = median_absolute_deviation(copy, n, m, max(width / GAUSSIAN, 1e-30))
+        passes = np.int64(rule[5])
+        if passes > 1:
+            _gather(start, w0, w1, cells, bits, k, j, i, nj, ni, wide, variance, spread)
+            m, mad, floor, n = _clipped_statistics(work, spread, n, rule[0], rule[1], passes, m, mad, copy)
+            scale[k, j, i] = max(GAUSSIAN * mad, math.sqrt(floor))
+        else:
+            scale[k, j, i] = GAUSSIAN * mad
+    centre[k, j, i] = m
+    number[k, j, i] = n
+    return m
+
+
+@njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
+def _counts(value, variance, first, last, low, high):
+    """Number of values <= low, of values <= high, and the smallest variance of a run of rows."""
+    below = np.int32(0)
+    within = np.int32(0)
+    smallest = np.float32(np.inf)
+    for r in range(first, last):
+        below += np.int32(value[r] <= low)
+        within += np.int32(value[r] <= high)
+        smallest = min(smallest, variance[r])
+    return below, within, smallest
 
 
 @njit(nogil=True, cache=True)
-def _coherent_part(start, w0, w1, cells, bits, k, j, i, nj, ni, value, owner, exposure, centre, out):
-    """Median deviation of one exposure in the 26 cells around, or 0 where fewer than 6 of them hold a row of
-    it."""
+def _surely_clean(start, w0, w1, cells, bits, k, j, i, nj, ni, value, variance, sample, rule, guess):
+    """Whether no row of a cell can be an outlier, told without its median; and a better guess of that median.
+
+    Two counts prove that the median of the sample lies between two levels, and the smallest variance bounds the scale
+    from below. Rows that are no candidates against these bounds are none against the exact figures.
+    """
+    own = (k - w0) * cells + ((j << bits) | i)
+    a, b = start[own], start[own + 1]
+    reach = 1 if _is_wide(sample, b - a) else 0
     n = 0
-    holding = 0
-    for kk in range(max(k - 1, w0), min(k + 2, w1)):
-        for jj in range(max(j - 1, 0), min(j + 2, nj)):
-            for ii in range(max(i - 1, 0), min(i + 2, ni)):
-                if kk == k and jj == j and ii == i:
-                    continue
-                m = centre[kk, jj, ii]
-                if math.isnan(m):
-                    continue
-                c = (kk - w0) * cells + ((jj << bits) | ii)
-                before = n
-                for r in range(start[c], start[c + 1]):
-                    if owner[r] == exposure:
-                        out[n] = np.float32(np.float64(value[r]) - m)
-                        n += 1
-                holding += n > before
-    if holding < 6:
-        return 0.0
-    return median(out, n, 0.0, np.float64(abs(out[0])) + 1e-30)
-
-
-@njit(nogil=True, cache=True)
-def _contrast(k, j, i, nj, ni, centre):
-    """Largest minus smallest median in the 5 x 5 spaxels around, in the same plane."""
-    low = np.inf
-    high = -np.inf
-    for jj in range(max(j - 2, 0), min(j + 3, nj)):
-        for ii in range(max(i - 2, 0), min(i + 3, ni)):
-            m = centre[k, jj, ii]
-            if m < low:
-                low = m
-            if m > high:
-                high = m
-    return high - low
-
-
-@njit(nogil=True, cache=True)
-def _gradient(k, j, i, nj, ni, centre):
-    """Largest difference of the median to those of the four spatial neighbours."""
-    m = centre[k, j, i]
-    g = 0.0
-    if j > 0:
-        g = max(g, _step(m, centre[k, j - 1, i]))
-    if j < nj - 1:
-        g = max(g, _step(m, centre[k, j + 1, i]))
-    if i > 0:
-        g = max(g, _step(m, centre[k, j, i - 1]))
-    if i < ni - 1:
-        g = max(g, _step(m, centre[k, j, i + 1]))
-    return g
-
-
-@njit(nogil=True, cache=True)
-def _step(m, other):
-    return 0.0 if math.isnan(other) else abs(m - other)
+    for kk in range(max(k - reach, w0), min(k + reach + 1, w1)):
+        for jj in range(max(j - reach, 0), min(j + reach + 1, nj)):
+            base = (kk - w0) * cells + (jj << bits)
+            n += start[base + min(i + reach, ni - 1) + 1] - start[base + max(i - reach, 0)]
+    if n < 3:
+        return False, guess
+    width = math.sqrt(np.float64(variance[a])) * (0.15 + 3.5 / math.sqrt(n))
+    low, high = np.float32(guess - width), np.float32(guess + width)
+    below = 0
+    within = 0
+    smallest = np.float32(np.inf)
+    for kk in range(max(k - reach, w0), min(k + reach + 1, w1)):
+        for jj in range(max(j - reach, 0), min(j + reach + 1, nj)):
+            base = (kk - w0) * cells + (jj << bits)
+            c = _counts(
+                value,
+                variance,
+                start[base + max(i - reach, 0)],
+                start[base + min(i + reach, ni - 1) + 1],
+                low,
+                high,
+            )
+            below += c[0]
+            within += c[1]
+            smallest = min(smallest, c[2])
+    if not (2 * below < n and 2 * within >= n + 2):
+        return False, guess
+    better = low + (high - low) * (0.5 * n - below) / (within - below)
+    floor = math.sqrt(np.float64(smallest))
+    t_low, t_high = rule[0] * floor, rule[1] * floor
+    clean = True
+    for r in range(a, b):
+        clean &= (np.float64(value[r]) - low <= t_high) & (np.float64(high) - value[r] <= t_low)
+    return clean, better
 
 
 @njit(nogil=True, cache=True)
@@ -214,104 +182,365 @@ def _keep_nearest(first, last, index, state, distance, keep):
         left += 1
 
 
+@njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
+def _summarise(start, first, last, value, variance, low, high, below, within, least, lowest, highest):
+    """Of every cell: values <= low, values <= high, smallest variance, smallest and largest value."""
+    for c in range(first, last):
+        n_below = np.int32(0)
+        n_within = np.int32(0)
+        v_least = np.float32(np.inf)
+        v_low = np.float32(np.inf)
+        v_high = np.float32(-np.inf)
+        for r in range(start[c], start[c + 1]):
+            v = value[r]
+            n_below += np.int32(v <= low)
+            n_within += np.int32(v <= high)
+            v_least = min(v_least, variance[r])
+            v_low = min(v_low, v)
+            v_high = max(v_high, v)
+        below[c] = n_below
+        within[c] = n_within
+        least[c] = v_least
+        lowest[c] = v_low
+        highest[c] = v_high
+
+
+@njit(nogil=True, cache=True)
+def _levels(start, w0, first, last, cells, value, variance, sample):
+    """Two levels between which the medians on empty sky should lie, from every so many-th row of some planes."""
+    a, b = start[(first - w0) * cells], start[(last - w0) * cells]
+    step = max((b - a) // 500, 1)
+    some = np.empty((b - a) // step + 1, np.float32)
+    spread = np.empty((b - a) // step + 1, np.float32)
+    n = 0
+    for r in range(a, b, step):
+        some[n] = value[r]
+        spread[n] = variance[r]
+        n += 1
+    filled = 1
+    for c in range((first - w0) * cells, (last - w0) * cells):
+        filled += start[c + 1] > start[c]
+    depth = (b - a) / filled
+    depth *= 27.0 if _is_wide(sample, depth) else 1.0
+    level = median(some, n, 0.0, 1.0)
+    width = math.sqrt(median(spread, n, np.float64(spread[0]), 1.0)) * (
+        0.15 + 3.5 / math.sqrt(max(depth, 3.0))
+    )
+    return np.float32(level - width), np.float32(level + width)
+
+
+@njit(nogil=True, cache=True)
+def _sum_cells(start, w0, w1, cells, bits, k, j, i, nj, ni, wide, below, within, least):
+    """Rows, values <= low, values <= high, and smallest variance of the sample of a cell, from the cells' summaries."""
+    reach = 1 if wide else 0
+    n = 0
+    n_below = 0
+    n_within = 0
+    smallest = np.float32(np.inf)
+    for kk in range(max(k - reach, w0), min(k + reach + 1, w1)):
+        for jj in range(max(j - reach, 0), min(j + reach + 1, nj)):
+            base = (kk - w0) * cells + (jj << bits)
+            a, b = base + max(i - reach, 0), base + min(i + reach, ni - 1) + 1
+            n += start[b] - start[a]
+            for c in range(a, b):
+                n_below += below[c]
+                n_within += within[c]
+                smallest = min(smallest, least[c])
+    return n, n_below, n_within, smallest
+
+
+@njit(nogil=True, cache=True)
+def _sift(
+    start, w0, w1, cells, bits, k, edge, nj, ni, sample, rule, low, high, below, within, least, lowest, highest, flat, doubtful
+):  # fmt: skip
+    """Mark the cells of a plane whose median surely lies between the levels, and those whose rows are not surely clean."""
+    for j in range(max(edge - 2, 0), min(nj - edge + 2, nj)):
+        for i in range(max(edge - 2, 0), min(ni - edge + 2, ni)):
+            own = (k - w0) * cells + ((j << bits) | i)
+            depth = start[own + 1] - start[own]
+            n, n_below, n_within, smallest = _sum_cells(
+                start, w0, w1, cells, bits, k, j, i, nj, ni, _is_wide(sample, depth), below, within, least
+            )
+            # the lower middle value is above `low`, the upper one at most `high`
+            between = n >= 3 and 2 * n_below < n and 2 * n_within >= n + 2
+            flat[j, i] = between
+            floor = math.sqrt(np.float64(smallest)) if n else 0.0
+            doubtful[j, i] = depth > 0 and not (
+                between
+                and np.float64(highest[own]) - low <= rule[1] * floor
+                and np.float64(high) - lowest[own] <= rule[0] * floor
+            )
+
+
+@njit(nogil=True, cache=True)
+def _all_flat(flat, j, i, nj, ni):
+    for jj in range(max(j - 2, 0), min(j + 3, nj)):
+        for ii in range(max(i - 2, 0), min(i + 3, ni)):
+            if not flat[jj, ii]:
+                return False
+    return True
+
+
 @njit(nogil=True, cache=True)
 def judge_guarded(
-    start,
-    w0,
-    w1,
-    first,
-    last,
-    bits,
-    nj,
-    ni,
-    edge,
-    value,
-    variance,
-    owner,
-    index,
-    sample,
-    rule,
-    centre,
-    scale,
-    floor,
-    number,
-    state,
-    rejected,
-    buffers,
-):
+    start, w0, w1, first, last, bits, nj, ni, edge, value, variance, owner, index, sample, rule, centre, scale, number,
+    state, rejected, buffers,
+):  # fmt: skip
     """Mark the outliers of planes first <= k < last in ``state`` and count them per cell in ``rejected``.
 
-    ``rule`` = (nclip low, nclip high, gradient, coherence, nkeep). Cells nearer than ``edge`` to the border
-    of the box are left alone: their rows reach no voxel of it.
+    A row is compared with the median of its sample, as the docs say. Finding all medians exactly would take most of the time, so
+    cells are sifted first: counts of the rows below two levels prove for most cells of empty sky where their median lies and
+    that none of their rows can be an outlier. What remains is judged by the exact figures, so the result is the same.
+
+    Parameters
+    ----------
+    start : (planes * cells + 1,) int32
+        Of the planes w0 <= k < w1.
+    edge : int
+        Cells nearer to the border of the box are left alone: their rows reach no voxel of it.
+    value, variance, owner, index : (rows,)
+        Rows sorted by cell: value, variance, exposure, place in ``state``.
+    sample : int
+        1 own voxel, 27 the 27 voxels around, 0 by the depth of the own voxel.
+    rule : (6,) float64
+        nclip low, nclip high, gradient, coherence, nkeep, nmax.
+    centre, scale : (planes, rows, columns) float64
+    number : (planes, rows, columns) int32
+        Statistics of the cells, kept from call to call; ``number`` is -1 where they are not known yet.
+    state : uint8, out
+    rejected : (planes, rows, columns) int32, out
+    buffers : (5, 27 * most rows of a cell) float32
     """
+    if first >= last or start[0] == start[(w1 - w0) * (nj << bits)]:
+        return
     cells = nj << bits
-    work, distance = buffers[0], buffers[1]
-    low, high, slope, coherence, keep = rule[0], rule[1], rule[2], rule[3], np.int64(rule[4])
+    quick = rule[5] <= 1
+    flat = np.zeros((nj, ni), np.bool_)
+    doubtful = np.ones((nj, ni), np.bool_)
+    size = (w1 - w0) * cells
+    below, within = np.empty(size, np.int32), np.empty(size, np.int32)
+    least, lowest, highest = (
+        np.empty(size, np.float32),
+        np.empty(size, np.float32),
+        np.empty(size, np.float32),
+    )
+    low, high = _levels(start, w0, max(first - 1, w0), min(last + 1, w1), cells, value, variance, sample)
+    if quick:
+        _summarise(
+            start, (max(first - 1, w0) - w0) * cells, (min(last + 1, w1) - w0) * cells, value, variance, low, high, below,
+            within, least, lowest, highest,
+        )  # fmt: skip
+    guess = 0.0
     for k in range(first, last):
+        if quick:
+            _sift(
+                start, w0, w1, cells, bits, k, edge, nj, ni, sample, rule, low, high, below, within, least, lowest, highest,
+                flat, doubtful,
+            )  # fmt: skip
         for j in range(edge, nj - edge):
             for i in range(edge, ni - edge):
-                m = centre[k, j, i]
-                if math.isnan(m):
+                if not doubtful[j, i]:
                     continue
-                own = (k - w0) * cells + ((j << bits) | i)
-                a, b = start[own], start[own + 1]
-                s = scale[k, j, i]
-                g = slope * _gradient(k, j, i, nj, ni, centre) if slope > 0.0 else 0.0
-                t_low = low * s + g
-                t_high = high * s + g
-                suspect = False
-                for r in range(a, b):
-                    d = np.float64(value[r]) - m
-                    suspect |= (d > t_high) | (-d > t_low)
-                if not suspect:
-                    continue
-                if floor[k, j, i] < 0.0:
-                    n = _gather(
-                        start, w0, w1, cells, bits, k, j, i, nj, ni, _is_wide(sample, b - a), variance, work
+                if quick and not flat[j, i]:
+                    clean, guess = _surely_clean(
+                        start, w0, w1, cells, bits, k, j, i, nj, ni, value, variance, sample, rule, guess
                     )
-                    floor[k, j, i] = median(work, n, np.float64(work[0]), 0.1 * np.float64(work[0]) + 1e-30)
-                s = max(s, math.sqrt(floor[k, j, i]))
-                t_low = low * s + g
-                t_high = high * s + g
-                cap = -1.0
-                count = 0
-                for r in range(a, b):
-                    d = np.float64(value[r]) - m
-                    if d > t_high or -d > t_low:
-                        c = 0.0
-                        if coherence > 0.0:
-                            if cap < 0.0:
-                                noise = 5.0 * s / math.sqrt(number[k, j, i])
-                                cap = coherence * max(_contrast(k, j, i, nj, ni, centre) - noise, 0.0)
-                            if cap > 0.0:
-                                c = _coherent_part(
-                                    start,
-                                    w0,
-                                    w1,
-                                    cells,
-                                    bits,
-                                    k,
-                                    j,
-                                    i,
-                                    nj,
-                                    ni,
-                                    value,
-                                    owner,
-                                    owner[r],
-                                    centre,
-                                    work,
-                                )
-                                c = min(max(c, -cap), cap)
-                        if d - c > t_high + abs(c) or c - d > t_low + abs(c):
-                            state[index[r]] = REJECTED
-                            distance[r - a] = np.float32(abs(d - c))
-                            count += 1
-                if count and b - a - count < keep:
-                    _keep_nearest(a, b, index, state, distance, keep)
-                    count = 0
-                    for r in range(a, b):
-                        count += state[index[r]] == REJECTED
-                rejected[k, j, i] = count
+                    if clean:
+                        continue
+                slack = np.inf
+                if quick and rule[4] == 0 and _all_flat(flat, j, i, nj, ni):
+                    slack = np.float64(high) - np.float64(low)
+                rejected[k, j, i], guess = _judge_cell(
+                    start, w0, w1, cells, bits, k, j, i, nj, ni, value, variance, owner, index, sample, rule, centre, scale,
+                    number, state, slack, guess, buffers,
+                )  # fmt: skip
+
+
+@njit(nogil=True, cache=True)
+def _judge_cell(
+    start, w0, w1, cells, bits, k, j, i, nj, ni, value, variance, owner, index, sample, rule, centre, scale, number, state,
+    slack, guess, buffers,
+):  # fmt: skip
+    """Judge the rows of one cell by the exact figures; returns how many were rejected, and the median.
+
+    ``slack`` bounds the differences between the medians of the 5 x 5 spaxels around. A row so far out that even the largest
+    gradient and coherent part within that bound cannot save it is rejected without finding all these medians.
+    """
+    own = (k - w0) * cells + ((j << bits) | i)
+    a, b = start[own], start[own + 1]
+    work, distance = buffers[0], buffers[3]
+    low, high, slope, coherence, keep = rule[0], rule[1], rule[2], rule[3], np.int64(rule[4])
+    m = _exact(
+        start,
+        w0,
+        w1,
+        cells,
+        bits,
+        k,
+        j,
+        i,
+        nj,
+        ni,
+        value,
+        variance,
+        sample,
+        rule,
+        centre,
+        scale,
+        number,
+        buffers,
+    )
+    if math.isnan(m):
+        return 0, guess
+    s = scale[k, j, i]
+    if not _any_beyond(value, a, b, m, low * s, high * s):
+        return 0, m
+    if rule[5] <= 1:
+        n = _gather(start, w0, w1, cells, bits, k, j, i, nj, ni, _is_wide(sample, b - a), variance, work)
+        s = max(s, math.sqrt(median(work, n, np.float64(work[0]), 0.1 * np.float64(work[0]) + 1e-30)))
+        if not _any_beyond(value, a, b, m, low * s, high * s):
+            return 0, m
+    noise = 5.0 * s / math.sqrt(number[k, j, i])
+    most = slope * slack + 2.0 * coherence * max(slack - noise, 0.0)
+    g = -1.0
+    cap = -1.0
+    count = 0
+    for r in range(a, b):
+        d = np.float64(value[r]) - m
+        if not (d > high * s or -d > low * s):
+            continue
+        if d > high * s + most or -d > low * s + most:
+            state[index[r]] = REJECTED
+            count += 1
+            continue
+        if g < 0.0:
+            g = slope * _gradient(
+                start, w0, w1, cells, bits, k, j, i, nj, ni, value, variance, sample, rule, centre, scale, number, buffers
+            )  # fmt: skip
+        t_low, t_high = low * s + g, high * s + g
+        if not (d > t_high or -d > t_low):
+            continue
+        c = 0.0
+        if coherence > 0.0:
+            if cap < 0.0:
+                contrast = _contrast(
+                    start, w0, w1, cells, bits, k, j, i, nj, ni, value, variance, sample, rule, centre, scale, number, buffers
+                )  # fmt: skip
+                cap = coherence * max(contrast - noise, 0.0)
+            if cap > 0.0:
+                c = _coherent_part(
+                    start, w0, w1, cells, bits, k, j, i, nj, ni, value, variance, owner, owner[r], sample, rule, centre,
+                    scale, number, buffers,
+                )  # fmt: skip
+                c = min(max(c, -cap), cap)
+        if d - c > t_high + abs(c) or c - d > t_low + abs(c):
+            state[index[r]] = REJECTED
+            distance[r - a] = np.float32(abs(d - c))
+            count += 1
+    if count and b - a - count < keep:
+        _keep_nearest(a, b, index, state, distance, keep)
+        count = 0
+        for r in range(a, b):
+            count += state[index[r]] == REJECTED
+    return count, m
+
+
+@njit(nogil=True, cache=True)
+def _gradient(
+    start, w0, w1, cells, bits, k, j, i, nj, ni, value, variance, sample, rule, centre, scale, number, buffers
+):  # fmt: skip
+    """Largest difference of the median to those of the four spatial neighbours."""
+    if rule[2] == 0.0:
+        return 0.0
+    m = centre[k, j, i]
+    g = 0.0
+    for step in range(4):
+        jj, ii = j + (step == 0) - (step == 1), i + (step == 2) - (step == 3)
+        if 0 <= jj < nj and 0 <= ii < ni:
+            other = _exact(
+                start, w0, w1, cells, bits, k, jj, ii, nj, ni, value, variance, sample, rule, centre, scale, number, buffers
+            )  # fmt: skip
+            if not math.isnan(other):
+                g = max(g, abs(m - other))
+    return g
+
+
+@njit(nogil=True, cache=True)
+def _any_beyond(value, first, last, centre, low, high):
+    """Whether a row lies more than ``low`` below or ``high`` above a centre."""
+    beyond = False
+    for r in range(first, last):
+        d = np.float64(value[r]) - centre
+        beyond |= (d > high) | (-d > low)
+    return beyond
+
+
+@njit(nogil=True, cache=True)
+def _contrast(
+    start, w0, w1, cells, bits, k, j, i, nj, ni, value, variance, sample, rule, centre, scale, number, buffers
+):
+    """Largest minus smallest median in the 5 x 5 spaxels around, in the same plane."""
+    low = np.inf
+    high = -np.inf
+    for jj in range(max(j - 2, 0), min(j + 3, nj)):
+        for ii in range(max(i - 2, 0), min(i + 3, ni)):
+            m = _exact(
+                start,
+                w0,
+                w1,
+                cells,
+                bits,
+                k,
+                jj,
+                ii,
+                nj,
+                ni,
+                value,
+                variance,
+                sample,
+                rule,
+                centre,
+                scale,
+                number,
+                buffers,
+            )
+            if m < low:
+                low = m
+            if m > high:
+                high = m
+    return high - low
+
+
+@njit(nogil=True, cache=True)
+def _coherent_part(
+    start, w0, w1, cells, bits, k, j, i, nj, ni, value, variance, owner, exposure, sample, rule, centre, scale, number,
+    buffers,
+):  # fmt: skip
+    """Median deviation of one exposure in the 26 cells around, or 0 where fewer than 6 of them hold a row of it."""
+    n = 0
+    holding = 0
+    # the buffers of _exact are in use while the deviations are gathered: they go where the distances are not
+    out = buffers[4]
+    for kk in range(max(k - 1, w0), min(k + 2, w1)):
+        for jj in range(max(j - 1, 0), min(j + 2, nj)):
+            for ii in range(max(i - 1, 0), min(i + 2, ni)):
+                if kk == k and jj == j and ii == i:
+                    continue
+                c = (kk - w0) * cells + ((jj << bits) | ii)
+                before = n
+                for r in range(start[c], start[c + 1]):
+                    if owner[r] == exposure:
+                        m = _exact(
+                            start, w0, w1, cells, bits, kk, jj, ii, nj, ni, value, variance, sample, rule, centre, scale,
+                            number, buffers,
+                        )  # fmt: skip
+                        if not math.isnan(m):
+                            out[n] = np.float32(np.float64(value[r]) - m)
+                            n += 1
+                holding += n > before
+    if holding < 6:
+        return 0.0
+    return median(out, n, 0.0, np.float64(abs(out[0])) + 1e-30)
 
 
 @njit(nogil=True, cache=True)
