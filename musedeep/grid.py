@@ -325,7 +325,7 @@ class VoxelGrid:
 
         path = Path(path)
         try:
-            with fits.open(path) as hdus:
+            with path.open("rb") as file, fits.open(file) as hdus:
                 headers = [hdu.header for hdu in hdus]
         except OSError as error:
             raise InputError(f"Output WCS {path}: cannot be read as FITS ({error}).") from error

@@ -12,6 +12,7 @@ __all__ = ["LINEAR_STEP_ANGSTROM", "LOG_STEP_ANGSTROM", "eso_grid", "grid_from_f
 
 LINEAR_STEP_ANGSTROM = 1.25
 LOG_STEP_ANGSTROM = 1.25 / 1.6
+_WIDEST_FIELD_DEG = 2.0
 
 
 def grid_from_footprints(
@@ -55,7 +56,7 @@ def grid_from_footprints(
     Raises
     ------
     InputError
-        No points, points further than a hemisphere apart, or an impossible step or range.
+        No points, points more than 2 degrees apart, or an impossible step or range.
     """
     points = [np.asarray(points, dtype=np.float64).reshape(-1, 3) for points in footprints]
     points = np.concatenate(points) if points else np.empty((0, 3))
@@ -68,6 +69,13 @@ def grid_from_footprints(
         raise InputError(f"Grid: the steps {tuple(step_arcsec)} arcsec must be above 0.")
     ra, dec = middle_of(points) if center is None else center
     plane = project(points, sky_frame(ra, dec))
+    extent = np.ptp(plane, axis=0).max()
+    if extent > _WIDEST_FIELD_DEG:
+        raise InputError(
+            f"Grid: the exposures spread over {extent:.2f} degrees and have no common field; at most "
+            f"{_WIDEST_FIELD_DEG:g} degrees make one cube. Combine them apart, or correct the pointing of "
+            "those that lie far off."
+        )
     angle = _rotation_angle(rotation, plane)
     if center is None:
         ra, dec = box_center(plane, angle, sky_frame(ra, dec))

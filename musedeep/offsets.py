@@ -2,6 +2,7 @@
 
 import math
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -262,17 +263,27 @@ def _is_fits(path):
 def _read_fits(path):
     from astropy.io import fits
     from astropy.table import Column, Table
+    from astropy.utils.exceptions import AstropyUserWarning
 
-    with fits.open(path, memmap=False) as hdus:
-        tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)]
-        if not tables:
-            raise InputError("Offset list: the file holds no binary table.")
-        # Built by hand: astropy's own reader warns about the unit that ESO gives to MJD_OBS.
-        columns = [
-            Column(np.array(tables[0].data[column.name]), name=column.name, unit=_unit_if_angle(column))
-            for column in tables[0].columns
-        ]
-    return Table(columns)
+    with path.open("rb") as file, warnings.catch_warnings():
+        # astropy only warns where a file is cut off.
+        warnings.simplefilter("error", AstropyUserWarning)
+        try:
+            with fits.open(file, memmap=False) as hdus:
+                tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)]
+                if not tables:
+                    raise InputError("Offset list: the file holds no binary table.")
+                # Built by hand: astropy's own reader complains about the unit that ESO gives to MJD_OBS.
+                return Table(
+                    [
+                        Column(np.array(tables[0].data[c.name]), name=c.name, unit=_unit_if_angle(c))
+                        for c in tables[0].columns
+                    ]
+                )
+        except (AstropyUserWarning, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"Offset list: the file is damaged ({error}).") from error
 
 
 def _unit_if_angle(column):

@@ -71,6 +71,7 @@ def _sky_position(vector):
 
 
 def middle_of(points):
+    """RA and Dec in degrees of the mean direction of unit vectors (M, 3); the same for any order of them."""
     # math.fsum is exact, so the middle does not depend on the order of the exposures.
     total = [math.fsum(points[:, axis]) for axis in range(3)]
     if math.hypot(*total) < 1e-6 * len(points):
@@ -81,7 +82,7 @@ def middle_of(points):
 
 
 def project(points, frame):
-    """Gnomonic coordinates (M, 2) in degrees of unit vectors in a frame."""
+    """Gnomonic coordinates (M, 2) in degrees of unit vectors (M, 3) in a frame."""
     local = points @ frame
     if local[:, 2].min() <= 0.02:
         raise InputError(
@@ -92,7 +93,7 @@ def project(points, frame):
 
 
 def turned(plane, angle_deg):
-    """Coordinates along axes turned from north through east by an angle."""
+    """Coordinates (M, 2) along axes that are turned from north through east by an angle."""
     angle = math.radians(angle_deg)
     first = plane[:, 0] * math.cos(angle) - plane[:, 1] * math.sin(angle)
     second = plane[:, 0] * math.sin(angle) + plane[:, 1] * math.cos(angle)
@@ -100,6 +101,7 @@ def turned(plane, angle_deg):
 
 
 def box_center(plane, angle, frame):
+    """RA and Dec in degrees of the middle of the box around plane coordinates (M, 2), degrees, in a frame."""
     along = turned(plane, angle)
     middle = (along.min(axis=0) + along.max(axis=0)) / 2
     xi, eta = np.radians(turned(middle[None, :], -angle)[0])
@@ -107,7 +109,8 @@ def box_center(plane, angle, frame):
 
 
 def smallest_box_angle(plane):
-    """Angle in (-45, 45] of the smallest rectangle; one of its sides lies along an edge of the hull."""
+    """Angle in (-45, 45], degrees, of the smallest rectangle around plane coordinates (M, 2)."""
+    # One side of the smallest rectangle lies along an edge of the convex hull.
     hull = _convex_hull(plane)
     edges = np.roll(hull, -1, axis=0) - hull
     angles = {0.0}
@@ -176,8 +179,10 @@ def eso_positions(phi, theta, ra_deg, dec_deg, first=None):
 
 
 def eso_projection(ra, dec, ra0, dec0):
-    """Plane coordinates in degrees by ESO's formula, whose arcsine loses the last digits that the grid is to
-    share."""
+    """Plane coordinates of a position about (`ra0`, `dec0`), all in degrees, by ESO's own formula.
+
+    Its arcsine loses digits near the tangent point; a grid that is to be the same must lose the same ones.
+    """
     degrees = 180.0 / math.pi
     a, d, d0 = ra / degrees - ra0 / degrees, dec / degrees, dec0 / degrees
     phi = math.pi + math.atan2(
