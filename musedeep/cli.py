@@ -289,9 +289,7 @@ def _run(targets, output, name, overwrite, dry_run, quiet, as_json, changes):
 
     if output is None:
         if len(targets) > 1 or targets[0].endswith(".fits"):
-            raise UsageError(
-                "give one field, or pixel tables and the folder of the field to make with -o FOLDER"
-            )
+            raise UsageError("give one field, or pixel tables and -o with the folder to make of them")
         field = _open(targets[0], changes)
     else:
         field = Field.from_exposures(targets, output, name=name, overwrite=overwrite, **changes)

@@ -1,5 +1,6 @@
 """One run at a time on a field: a lock that a crashed run does not leave closed."""
 
+import fcntl
 import json
 import os
 import socket
@@ -16,6 +17,7 @@ __all__ = ["holder_of", "run_lock"]
 # as gone after the longer time.
 _RENEW_SECONDS = 20.0
 _GONE_SECONDS = 180.0
+_UNKNOWN = {"pid": "unknown", "host": "unknown", "started": "just now"}
 
 
 @contextmanager
@@ -32,7 +34,7 @@ def run_lock(path):
     UsageError
         Another run holds it; the message says which.
     """
-    _take(path)
+    descriptor = _take(path)
     released = threading.Event()
     renewing = threading.Thread(target=_renew, args=(path, released), daemon=True)
     renewing.start()
@@ -42,6 +44,7 @@ def run_lock(path):
         released.set()
         renewing.join()
         path.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def holder_of(path):
@@ -61,50 +64,62 @@ def holder_of(path):
         age = _file_clock(path) - path.stat().st_mtime
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
-        # Being written this moment, or cut by a crash; only its age can tell.
-        holder, age = {"pid": 0, "host": "", "started": "", "birth": None}, _age_of(path)
-        return holder if age < 5 else None
+    except ValueError:
+        # Being written this moment, or cut by a crash.
+        return _UNKNOWN
     if holder["host"] == socket.gethostname():
         return holder if _birth_of(holder["pid"]) == holder["birth"] is not None else None
     return holder if age < _GONE_SECONDS else None
 
 
 def _take(path):
+    """Lock the file and write into it who holds it; its open descriptor."""
+    while True:
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        except OSError as error:
+            raise UsageError(f"cannot write {path}: {error.strerror}; its folder must be writable") from error
+        try:
+            _lock_or_refuse(path, descriptor)
+            # The former holder may have removed the file after it was opened here.
+            if path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:
+                _sign(descriptor)
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _lock_or_refuse(path, descriptor):
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _taken(holder_of(path) or _UNKNOWN) from None
+    except OSError:
+        # A file system without locks: what stands in the file has to do.
+        pass
+    holder = holder_of(path)
+    if holder is not None and holder is not _UNKNOWN:
+        raise _taken(holder)
+
+
+def _taken(holder):
+    return UsageError(
+        f"another run works on this field: process {holder['pid']} on {holder['host']}, since "
+        f"{holder['started']}; wait for it, or stop it (see `musedeep status`)"
+    )
+
+
+def _sign(descriptor):
     me = {
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "birth": _birth_of(os.getpid()),
     }
-    for _ in range(3):
-        try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:
-            _clear_if_gone(path)
-            continue
-        except OSError as error:
-            raise UsageError(
-                f"cannot write {path}: {error.strerror}; the field's folder must be writable"
-            ) from error
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(me, file)
-        return
-    raise UsageError(f"{path} cannot be taken: other runs are starting on this field; try again")
-
-
-def _clear_if_gone(path):
-    holder = holder_of(path)
-    if holder is not None:
-        raise UsageError(
-            f"another run works on this field: process {holder['pid']} on {holder['host'] or 'here'}, "
-            f"since {holder['started'] or 'just now'}; wait for it, or stop it (see `musedeep status`)"
-        )
-    # Renamed, since only one of several newcomers can do that.
-    grave = path.with_name(f"{path.name}.{os.getpid()}")
-    with suppress(FileNotFoundError):
-        path.rename(grave)
-        grave.unlink()
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(me).encode(), 0)
 
 
 def _renew(path, released):
@@ -124,13 +139,6 @@ def _file_clock(path):
     finally:
         with suppress(OSError):
             probe.unlink()
-
-
-def _age_of(path):
-    try:
-        return _file_clock(path) - path.stat().st_mtime
-    except OSError:
-        return float("inf")
 
 
 def _birth_of(pid):
