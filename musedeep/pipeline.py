@@ -221,7 +221,10 @@ def run_demo(folder="demo", *, progress=True):
     from musedeep import demo
 
     began = time.monotonic()
-    field = demo.simulate_demo(Path(folder))
+    simulation = Progress("simulate", "exposures") if progress else None
+    field = demo.simulate_demo(Path(folder), progress=simulation.reach if simulation else None)
+    if simulation:
+        simulation.close()
     report = run(field, progress=progress)
     rows = demo.compare_with_truth(field)
     picture = demo.draw(field)
