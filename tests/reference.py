@@ -349,12 +349,13 @@ def guarded_rejected(
     cells = Cells(cells_of(rows, shape), usable, shape, margin)
     values, variances = rows.data.astype(np.float64), rows.variance.astype(np.float64)
     statistics = {}
-    for cell in cells.rows:
+    # a cell without rows has a median too where its sample is that of the cells around
+    for cell in {near for own in cells.rows for near in _block(own) if _in_region(near, shape, margin)}:
         chosen = _guarded_sample(cells, cell, sample)
         if len(chosen) >= 3:
             statistics[cell] = _guarded_statistic(values[chosen], variances[chosen], nclip, nmax)
     rejected = np.zeros(len(rows), dtype=bool)
-    for cell in statistics:
+    for cell in statistics.keys() & cells.rows.keys():
         _judge_cell(
             cell, cells, statistics, rows.exposure, values, rejected, nclip, nkeep, gradient, coherence
         )
@@ -365,6 +366,10 @@ def _block(cell, depth=1, reach=1):
     k, j, i = cell
     near = range(-reach, reach + 1)
     return [(k + a, j + b, i + c) for a in range(-depth, depth + 1) for b in near for c in near]
+
+
+def _in_region(cell, shape, margin):
+    return all(-margin <= c < n + margin for c, n in zip(cell, shape, strict=True))
 
 
 def _guarded_sample(cells, cell, sample):
@@ -378,7 +383,10 @@ def _guarded_statistic(values, variances, nclip, nmax):
     median, scale = _median_and_scale(values, variances)
     for _ in range(nmax - 1):
         within = (values - median >= -nclip[0] * scale) & (values - median <= nclip[1] * scale)
-        median, scale = _median_and_scale(values[within], variances[within])
+        if within.sum() < 3:  # too few to say more
+            break
+        values, variances = values[within], variances[within]
+        median, scale = _median_and_scale(values, variances)
     return Statistic(median, scale, len(values))
 
 
