@@ -122,7 +122,9 @@ def _scene_and_plans(settings):
 def _write_exposure(directory, plan, scene, settings):
     """Write the files of one exposure; its entry in truth.json."""
     name = f"{plan.number:04d}"
-    view = exposure_view(scene, plan.ra_deg, plan.dec_deg, plan.seeing_fwhm, plan.spaxel_arcsec2)
+    view = exposure_view(
+        scene, plan.ra_deg, plan.dec_deg, plan.seeing_fwhm, plan.spaxel_arcsec2, plan.wavelength
+    )
     parts = {
         ifu: list(slice_parts(ifu, plan.field_pixels / 2, plan.wavelength, plan.stretch))
         for ifu in range(1, IFU_COUNT + 1)

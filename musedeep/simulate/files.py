@@ -189,12 +189,11 @@ class FovImage:
         column, row = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
         inside = (column >= 0) & (column < side - 1) & (row >= 0) & (row < side - 1) & (count > 0)
         x, y, column, row = x[inside], y[inside], column[inside], row[inside]
-        for up in (0, 1):
-            for right in (0, 1):
-                share = np.abs(1 - up - (y - row)) * np.abs(1 - right - (x - column))
-                place = (row + up) * side + column + right
-                self._sum += np.bincount(place, share * total[inside], len(self._sum))
-                self._weight += np.bincount(place, share * count[inside], len(self._sum))
+        upper, right = y - row, x - column
+        share = np.stack([(1 - upper) * (1 - right), (1 - upper) * right, upper * (1 - right), upper * right])
+        place = (row * side + column + np.array([[0], [1], [side], [side + 1]])).reshape(-1)
+        self._sum += np.bincount(place, (share * total[inside]).reshape(-1), len(self._sum))
+        self._weight += np.bincount(place, (share * count[inside]).reshape(-1), len(self._sum))
 
     def image(self):
         """Mean flux (float32, square array), NaN where next to no rows lie."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from astropy.time import Time
@@ -265,7 +266,7 @@ class ExposurePlan:
         beta = self.rvcorr_km_s / _LIGHT_KM_S
         return math.sqrt((1 + beta) / (1 - beta))
 
-    @property
+    @cached_property
     def cd(self):
         """CD matrix (2, 2) of the projection, deg per pixel."""
         return projection_cd(calibration_cd(self.sampling_arcsec), self.position_angle_deg)

@@ -5,7 +5,7 @@ densities per spaxel in 1e-20 erg/s/cm2/Angstrom, wavelengths are Angstrom in ai
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -172,7 +172,9 @@ class _View:
     seeing_fwhm: float
     spaxel_arcsec2: float
     to_scene: np.ndarray
-    places: list = field(repr=False)
+    places: np.ndarray
+    jacobians: list
+    reaches: np.ndarray
 
     def flux(self, x, y, wavelength):
         """Flux of rows.
@@ -190,28 +192,27 @@ class _View:
         total = np.zeros(shape, np.float32)
         line_wavelength = wavelength.mean(axis=1, dtype=np.float64)
         fwhm = seeing_at(line_wavelength, self.seeing_fwhm)
-        for source, (x0, y0, jacobian) in zip(self.scene.sources, self.places, strict=True):
-            spectrum_peak = float(np.abs(source.spectrum(line_wavelength)).max())
-            reach = self._reach(source, spectrum_peak, float(fwhm.max()))
-            columns = _columns_near(x - x0, y - y0, reach)
+        for number in self._near(x, y):
+            source, (x0, y0) = self.scene.sources[number], self.places[number]
+            columns = _columns_near(x - x0, y - y0, self.reaches[number])
             if columns is None:
                 continue
             dx = _columns(x, columns, x0)
             dy = _columns(y, columns, y0)
-            profile = self._profile(source, dx, dy, fwhm[:, None], jacobian)
+            profile = self._profile(source, dx, dy, fwhm[:, None], self.jacobians[number])
             spectrum = _row_spectrum(source, wavelength, line_wavelength, columns)
             total[:, columns] += profile * spectrum
         if self.scene.cube is not None:
             total += self._cube_flux(x, y, wavelength)
         return total
 
-    def _reach(self, source, spectrum_peak, fwhm):
-        """Distance from the source beyond which nothing is seen, arcsec."""
-        peak = max(spectrum_peak * self.spaxel_arcsec2 / fwhm**2 / _FAINTEST, 1.0)
-        if source.kind == "star" and self.scene.moffat:
-            return _moffat_scale(fwhm) * math.sqrt(peak ** (1 / _MOFFAT_BETA))
-        sigma = math.hypot(fwhm / _FWHM_PER_SIGMA, source.radius_arcsec * 1.23)
-        return sigma * math.sqrt(2 * math.log(peak) + 1)
+    def _near(self, x, y):
+        """Numbers of the sources whose light may fall on the box around the rows."""
+        near = np.ones(len(self.reaches), bool)
+        for axis, place in zip((x, y), self.places.T, strict=True):
+            ends = axis[[0, -1]]
+            near &= (place > ends.min() - self.reaches) & (place < ends.max() + self.reaches)
+        return np.flatnonzero(near)
 
     def _profile(self, source, dx, dy, fwhm, jacobian):
         """Share of the source's light in a spaxel at distance dx, dy (float32, arcsec)."""
@@ -239,7 +240,7 @@ class _View:
         return cube.sample(x / scale, y / scale, wavelength) * area
 
 
-def exposure_view(scene, ra_deg, dec_deg, seeing_fwhm, spaxel_arcsec2):
+def exposure_view(scene, ra_deg, dec_deg, seeing_fwhm, spaxel_arcsec2, wavelength):
     """The scene as seen from a tangent point.
 
     Parameters
@@ -251,6 +252,8 @@ def exposure_view(scene, ra_deg, dec_deg, seeing_fwhm, spaxel_arcsec2):
         Arcsec at 7000 Angstrom, the spaxel's own blur included.
     spaxel_arcsec2 : float
         Area of a spaxel, arcsec2.
+    wavelength : (low, high)
+        Range in which rows are asked for, Angstrom.
 
     Returns
     -------
@@ -261,7 +264,28 @@ def exposure_view(scene, ra_deg, dec_deg, seeing_fwhm, spaxel_arcsec2):
     frame = sky_frame(ra_deg, dec_deg)
     from_scene = arcsec @ frame.T @ scene.frame @ np.linalg.inv(arcsec)
     places = [_place(from_scene, source.east_arcsec, source.north_arcsec) for source in scene.sources]
-    return _View(scene, seeing_fwhm, spaxel_arcsec2, np.linalg.inv(from_scene), places)
+    reaches = [_reach(scene, source, seeing_fwhm, spaxel_arcsec2, wavelength) for source in scene.sources]
+    return _View(
+        scene=scene,
+        seeing_fwhm=seeing_fwhm,
+        spaxel_arcsec2=spaxel_arcsec2,
+        to_scene=np.linalg.inv(from_scene),
+        places=np.array([place for place, _ in places]).reshape(-1, 2),
+        jacobians=[jacobian for _, jacobian in places],
+        reaches=np.array(reaches),
+    )
+
+
+def _reach(scene, source, seeing_fwhm, spaxel_arcsec2, wavelength):
+    """Distance from a source beyond which nothing of it is seen, arcsec."""
+    low, high = wavelength
+    brightest = np.abs(source.spectrum(np.linspace(low, high, 2 + math.ceil(high - low)))).max()
+    fwhm = float(seeing_at(low, seeing_fwhm))
+    peak = max(float(brightest) * spaxel_arcsec2 / fwhm**2 / _FAINTEST, 1.0)
+    if source.kind == "star" and scene.moffat:
+        return _moffat_scale(fwhm) * math.sqrt(peak ** (1 / _MOFFAT_BETA))
+    sigma = math.hypot(fwhm / _FWHM_PER_SIGMA, source.radius_arcsec * 1.23)
+    return sigma * math.sqrt(2 * math.log(peak) + 1)
 
 
 def _place(homography, east, north):
@@ -278,7 +302,7 @@ def _place(homography, east, north):
             (project(east, north + step) - project(east, north - step)) / (2 * step),
         ]
     )
-    return (*project(east, north), jacobian)
+    return project(east, north), jacobian
 
 
 def _moffat_scale(fwhm):

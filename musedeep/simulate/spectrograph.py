@@ -16,6 +16,7 @@ from musedeep.muse import (
     DQ_BITS,
     IFU_COUNT,
     PLANE_ANGSTROM,
+    SLICE_COUNT,
     SLICE_SKY_NUMBERS,
     SLICES_PER_STACK,
 )
@@ -41,6 +42,7 @@ DEFECT_NAMES = ("low_qe", "hot_pixel", "dead_pixel", "other_bad")
 _INSTRUMENT_SEED = 20140131
 _FIELD_PIXELS = 300.0
 _SLICE_WIDTH = 75.6
+_COLUMNS = 76
 _DARK_ELECTRONS_PER_SECOND = 3.0 / 3600
 _ELECTRONS_PER_UNIT_SECOND = 4.4e-4
 _SKY_CONTINUUM = 55.0
@@ -289,11 +291,15 @@ def defects(part, fraction):
     line, column : int64 arrays, indices into the arrays of the part
     bits : uint32 array, DQ flags
     """
-    slitlet = part.slitlet
-    rng = np.random.default_rng((_INSTRUMENT_SEED, slitlet.ifu, slitlet.number, 1))
-    count = rng.poisson(fraction * DETECTOR_LINES * 76)
-    line, column = rng.integers(0, DETECTOR_LINES, count), rng.integers(0, 76, count)
-    bits = rng.choice(np.array([DQ_BITS[name] for name in DEFECT_NAMES], np.uint32), count)
+    line, column, bits = _defects_of_slice(part.slitlet.ifu, part.slitlet.number, fraction)
     (first, last), (left, right) = part.lines, part.columns
     here = (line >= first) & (line < last) & (column >= left) & (column < right)
     return line[here] - first, column[here] - left, bits[here]
+
+
+@lru_cache(maxsize=IFU_COUNT * SLICE_COUNT)
+def _defects_of_slice(ifu, number, fraction):
+    rng = np.random.default_rng((_INSTRUMENT_SEED, ifu, number, 1))
+    count = rng.poisson(fraction * DETECTOR_LINES * _COLUMNS)
+    line, column = rng.integers(0, DETECTOR_LINES, count), rng.integers(0, _COLUMNS, count)
+    return line, column, rng.choice(np.array([DQ_BITS[name] for name in DEFECT_NAMES], np.uint32), count)

@@ -82,9 +82,10 @@ def truth_cube(truth, wavelength, ra_deg, dec_deg, *, seeing_fwhm=None):
     vectors = sky_vectors(ra_deg, dec_deg)
     x, y, z = np.moveaxis(vectors @ scene.frame, -1, 0)
     x, y = (_ARCSEC * (axis / z).reshape(1, -1) for axis in (x, y))
+    span = float(wavelength.min()), float(wavelength.max())
     total = np.zeros((len(wavelength), x.size))
     for fwhm, weight in blurs:
-        view = exposure_view(scene, scene.ra_deg, scene.dec_deg, fwhm, truth["spaxel_arcsec2"])
+        view = exposure_view(scene, scene.ra_deg, scene.dec_deg, fwhm, truth["spaxel_arcsec2"], span)
         total += weight * view.flux(x, y, wavelength[:, None])
     total /= sum(weight for _, weight in blurs)
     return total.reshape(len(wavelength), *vectors.shape[:-1]).astype(np.float32)
