@@ -266,25 +266,29 @@ def _ingest_part(task):
         "flagged_count": int(count[count.size // 2 :].sum()),
         "dropped_count": _dropped(task, columns["lambda"], usable, lattice),
     }
-    names = ["lambda", "data", "stat"] + (["weight"] if "weight" in columns else [])
-    floats = np.stack([columns.pop(name) for name in names])
-    rows, place = np.empty((2 + len(names), facts["row_count"]), np.float32), np.empty(n, np.int32)
-    kernels.sort_columns(key, offset[:-1].copy(), x, y, floats, rows, place)
-    del floats, x, y, key
+    place = key
+    kernels.find_places(key, offset[:-1].copy(), place)
+    floats = {
+        "x": x,
+        "y": y,
+        **{name: columns[name] for name in ("lambda", "data", "stat", "weight") if name in columns},
+    }
+    rows = np.empty((len(floats), facts["row_count"]), np.float32)
+    for row, values in zip(rows, floats.values(), strict=True):
+        kernels.sort_column(values, place, row)
     facts["hull"] = _outline(rows[0], rows[1])
     facts["wavelength"] = [float(rows[2].min()), float(rows[2].max())] if facts["row_count"] else []
-    sorted_dq, sorted_origin = (
-        np.empty(facts["row_count"], np.uint32),
-        np.empty(facts["row_count"], np.uint32),
-    )
-    kernels.sort_integers(columns["dq"], place, sorted_dq)
-    kernels.sort_integers(columns["origin"], place, sorted_origin)
-    slices = (
-        (48 * (((sorted_origin >> 6) & 0x1F).astype(np.int32) - 1) + (sorted_origin & 0x3F))
-        .clip(0)
-        .astype(np.uint16)
-    )
-    store.write_part(task.exposure, task.part, rows, sorted_dq, slices, sorted_origin, offset, facts)
+    dq, detector = np.empty(facts["row_count"], np.uint32), np.empty(facts["row_count"], np.uint32)
+    kernels.sort_column(columns["dq"], place, dq)
+    kernels.sort_column(columns["origin"], place, detector)
+    slices = _slices_of(detector)
+    store.write_part(task.exposure, task.part, rows, dq, slices, detector, offset, facts)
+
+
+def _slices_of(detector):
+    """48 * (IFU - 1) + slice, 1 to 1152, from the packed detector pixels; uint16."""
+    ifu, number = (detector >> np.uint32(6)) & np.uint32(0x1F), detector & np.uint32(0x3F)
+    return (np.uint32(48) * np.maximum(ifu, 1) + number - np.uint32(48)).astype(np.uint16)
 
 
 def _dropped(task, wavelength, usable, lattice):

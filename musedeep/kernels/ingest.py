@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numba import njit
 
-__all__ = ["assign_keys", "place_rows", "sort_columns", "sort_integers", "strip_extents"]
+__all__ = ["assign_keys", "find_places", "place_rows", "sort_column", "strip_extents"]
 
 _ARCSEC = 180.0 / math.pi * 3600.0
 _TWO_OVER_PI = 2.0 / math.pi
@@ -14,7 +14,9 @@ _HALF_PI_HI = 1.5707963267341256
 _HALF_PI_LO = 6.0771005065061922e-11
 
 
-@njit("void(f4[::1], f4[::1], f8[:,::1], f8, f8, f8[::1], f8[::1])", nogil=True, cache=True)
+@njit(
+    "void(f4[::1], f4[::1], f8[:,::1], f8, f8, f8[::1], f8[::1])", nogil=True, cache=True, error_model="numpy"
+)
 def _sky_of(xpos, ypos, matrix, x0, y0, x, y):
     """Native spherical (phi, theta - pi/2) -> plane of the store in arcsec, relative to (x0, y0).
 
@@ -87,6 +89,7 @@ def _sky_of(xpos, ypos, matrix, x0, y0, x, y):
     "f8[::1])",
     nogil=True,
     cache=True,
+    error_model="numpy",
 )
 def place_rows(xpos, ypos, wavelength, data, variance, matrix, origin, x, y, usable, limits):
     """Place every row on the plane of the store and see whether it can be used at all.
@@ -132,6 +135,7 @@ def place_rows(xpos, ypos, wavelength, data, variance, matrix, origin, x, y, usa
     "void(f4[::1], f4[::1], f4[::1], u4[::1], u1[::1], f8[::1], f8[::1], i8[::1], i4[::1], i8[::1])",
     nogil=True,
     cache=True,
+    error_model="numpy",
 )
 def assign_keys(x, y, wavelength, dq, usable, origin, lattice, box, key, count):
     """Bin of every row in the lattice of the store.
@@ -166,35 +170,30 @@ def assign_keys(x, y, wavelength, dq, usable, origin, lattice, box, key, count):
             count[k] += 1
 
 
-@njit("void(i4[::1], i8[::1], f4[::1], f4[::1], f4[:,::1], f4[:,::1], i4[::1])", nogil=True, cache=True)
-def sort_columns(key, start, x, y, columns, rows, place):
-    """Counting sort of the float columns; ``place`` receives where every row went (-1: nowhere).
+@njit("void(i4[::1], i8[::1], i4[::1])", nogil=True, cache=True, error_model="numpy")
+def find_places(key, start, place):
+    """Where a counting sort puts every row; -1 for rows without a key.
 
-    ``start`` (first place of each key) is advanced in place. Rows of one key keep their order.
+    ``start`` (first place of each key) is advanced in place. Rows of one key keep their order. ``place`` may be ``key``.
     """
-    extra = columns.shape[0]
     for r in range(key.size):
-        if key[r] < 0:
+        k = key[r]
+        if k < 0:
             place[r] = -1
-            continue
-        p = start[key[r]]
-        start[key[r]] = p + 1
-        place[r] = p
-        rows[0, p] = x[r]
-        rows[1, p] = y[r]
-        for c in range(extra):
-            rows[2 + c, p] = columns[c, r]
+        else:
+            place[r] = start[k]
+            start[k] += 1
 
 
-@njit(nogil=True, cache=True)
-def sort_integers(values, place, out):
-    """Carry an integer column to the places that `sort_columns` found."""
+@njit(nogil=True, cache=True, error_model="numpy")
+def sort_column(values, place, out):
+    """Carry one column to its places; one at a time, so that few lines of memory are written to at once."""
     for r in range(place.size):
         if place[r] >= 0:
             out[place[r]] = values[r]
 
 
-@njit("void(f4[::1], f4[::1], f8, f8, f4[::1], f4[::1])", nogil=True, cache=True)
+@njit("void(f4[::1], f4[::1], f8, f8, f4[::1], f4[::1])", nogil=True, cache=True, error_model="numpy")
 def strip_extents(x, y, y0, step, lowest, highest):
     """Smallest and largest x in strips of ``step`` along y, from ``y0`` on."""
     for r in range(x.size):

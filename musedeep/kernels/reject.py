@@ -19,7 +19,7 @@ AUTO_DEPTH = 16  # from this many rows on, the own voxel is a good enough sample
 REJECTED = 2
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _gather(start, w0, w1, cells, bits, k, j, i, nj, ni, wide, value, out):
     """Copy the sample of a cell (its own rows, or those of the 27 cells around) to ``out``; return how
     many."""
@@ -34,14 +34,14 @@ def _gather(start, w0, w1, cells, bits, k, j, i, nj, ni, wide, value, out):
     return n
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _is_wide(sample, own):
     """Whether the 27 cells are the sample: 1 own voxel, 27 always the 27 cells, 0 by the depth of the own
     voxel."""
     return sample == 27 or (sample == 0 and own < AUTO_DEPTH)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _clipped_statistics(sample, spread, n, low, high, passes, centre, mad, buffer):
     """Repeat median and deviation without the values beyond the limits; returns centre, deviation, variance
     median, number."""
@@ -72,7 +72,7 @@ def _clipped_statistics(sample, spread, n, low, high, passes, centre, mad, buffe
     return centre, mad, floor, n
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _exact(
     start, w0, w1, cells, bits, k, j, i, nj, ni, value, variance, sample, rule, centre, scale, number, buffers
 ):
@@ -105,7 +105,7 @@ def _exact(
     return m
 
 
-@njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
 def _counts(value, variance, first, last, low, high):
     """Number of values <= low, of values <= high, and the smallest variance of a run of rows."""
     below = np.int32(0)
@@ -118,7 +118,7 @@ def _counts(value, variance, first, last, low, high):
     return below, within, smallest
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _surely_clean(start, w0, w1, cells, bits, k, j, i, nj, ni, value, variance, sample, rule, guess):
     """Whether no row of a cell can be an outlier, told without its median; and a better guess of that median.
 
@@ -165,7 +165,7 @@ def _surely_clean(start, w0, w1, cells, bits, k, j, i, nj, ni, value, variance, 
     return clean, better
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _keep_nearest(first, last, index, state, distance, keep):
     """Take back rejections of one cell, nearest first, until ``keep`` rows remain."""
     left = 0
@@ -182,7 +182,7 @@ def _keep_nearest(first, last, index, state, distance, keep):
         left += 1
 
 
-@njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
 def _summarise(start, first, last, value, variance, low, high, below, within, least, lowest, highest):
     """Of every cell: values <= low, values <= high, smallest variance, smallest and largest value."""
     for c in range(first, last):
@@ -205,7 +205,7 @@ def _summarise(start, first, last, value, variance, low, high, below, within, le
         highest[c] = v_high
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _levels(start, w0, first, last, cells, value, variance, sample):
     """Two levels between which the medians on empty sky should lie, from every so many-th row of some planes."""
     a, b = start[(first - w0) * cells], start[(last - w0) * cells]
@@ -229,7 +229,7 @@ def _levels(start, w0, first, last, cells, value, variance, sample):
     return np.float32(level - width), np.float32(level + width)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _sum_cells(start, w0, w1, cells, bits, k, j, i, nj, ni, wide, below, within, least):
     """Rows, values <= low, values <= high, and smallest variance of the sample of a cell, from the cells' summaries."""
     reach = 1 if wide else 0
@@ -249,7 +249,7 @@ def _sum_cells(start, w0, w1, cells, bits, k, j, i, nj, ni, wide, below, within,
     return n, n_below, n_within, smallest
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _sift(
     start, w0, w1, cells, bits, k, edge, nj, ni, sample, rule, low, high, below, within, least, lowest, highest, flat, doubtful
 ):  # fmt: skip
@@ -272,7 +272,7 @@ def _sift(
             )
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _all_flat(flat, j, i, nj, ni):
     for jj in range(max(j - 2, 0), min(j + 3, nj)):
         for ii in range(max(i - 2, 0), min(i + 3, ni)):
@@ -281,7 +281,7 @@ def _all_flat(flat, j, i, nj, ni):
     return True
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def judge_guarded(
     start, w0, w1, first, last, bits, nj, ni, edge, value, variance, owner, index, sample, rule, centre, scale, number,
     state, rejected, buffers,
@@ -356,7 +356,7 @@ def judge_guarded(
                 )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _judge_cell(
     start, w0, w1, cells, bits, k, j, i, nj, ni, value, variance, owner, index, sample, rule, centre, scale, number, state,
     slack, guess, buffers,
@@ -445,7 +445,7 @@ def _judge_cell(
     return count, m
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _gradient(
     start, w0, w1, cells, bits, k, j, i, nj, ni, value, variance, sample, rule, centre, scale, number, buffers
 ):  # fmt: skip
@@ -465,7 +465,7 @@ def _gradient(
     return g
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _any_beyond(value, first, last, centre, low, high):
     """Whether a row lies more than ``low`` below or ``high`` above a centre."""
     beyond = False
@@ -475,7 +475,7 @@ def _any_beyond(value, first, last, centre, low, high):
     return beyond
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _contrast(
     start, w0, w1, cells, bits, k, j, i, nj, ni, value, variance, sample, rule, centre, scale, number, buffers
 ):
@@ -511,7 +511,7 @@ def _contrast(
     return high - low
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _coherent_part(
     start, w0, w1, cells, bits, k, j, i, nj, ni, value, variance, owner, exposure, sample, rule, centre, scale, number,
     buffers,
@@ -543,7 +543,7 @@ def _coherent_part(
     return median(out, n, 0.0, np.float64(abs(out[0])) + 1e-30)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def eso_limits(
     start, w0, w1, first, last, bits, nj, ni, value, variance, direction, kind, crsigma, limit, buffers
 ):
@@ -609,7 +609,7 @@ def eso_limits(
                 limit[k, j, i] = level + crsigma * deviation
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def judge_limits(start, w0, first, last, bits, nj, ni, edge, value, index, limit, state, rejected):
     """Mark every row above the limit of its cell."""
     cells = nj << bits

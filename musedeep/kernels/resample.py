@@ -12,7 +12,7 @@ FAR = 1e-100  # weight beyond renka's radius: its square is still a normal numbe
 SMALLEST_NORMAL = 2.2250738585072014e-308
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def _add(sums, seen, k, j, i, word, bit, w, value, variance):
     sums[k, j, i, 0] += w
     sums[k, j, i, 1] += w * value
@@ -20,13 +20,13 @@ def _add(sums, seen, k, j, i, word, bit, w, value, variance):
     seen[word, k, j, i] |= bit
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def _share(distance, size, voxel):
     """Share of a drop that lies in a voxel, from the distance of their centres."""
     return max(min(0.5 * (size + voxel) - distance, min(size, voxel)), 0.0) / size
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def _pair(position, size):
     """Shares of a drop of at most one voxel in the lower and upper of the two voxels that it may touch."""
     beyond = max(0.5 * (size - 1.0) + abs(position), 0.0) / size
@@ -34,7 +34,7 @@ def _pair(position, size):
     return (beyond, own) if position < 0.0 else (own, beyond)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def spread_drizzle(
     cell, plane, payload, owner, state, first, last, bits, halo, drop, centres, widths, weights, sums, seen
 ):
@@ -118,7 +118,7 @@ def spread_drizzle(
                             mark[v] |= bit if w0 != 0.0 else nothing
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def spread_wide_drizzle(
     cell,
     plane,
@@ -191,7 +191,7 @@ def spread_wide_drizzle(
                     mark[voxel + ii] |= bit
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _sinc_product(d, reach):
     if d < 2.2e-16:
         return 1.0
@@ -200,7 +200,7 @@ def _sinc_product(d, reach):
     return math.sin(t) / t * math.sin(u) / u
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def spread_radial(
     cell,
     plane,
@@ -270,7 +270,7 @@ def spread_radial(
                     _add(sums, seen, kk - halo[0], jj, ii, word, bit, w * row_weight, value, variance)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def spread_nearest(
     cell, plane, payload, owner, state, first, last, bits, halo, pixel, weights, sums, seen, nearest
 ):
@@ -300,7 +300,7 @@ def spread_nearest(
             seen[owner[r] >> 6, k, j, i] = np.uint64(1) << np.uint64(owner[r] & 63)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def finish(sums, seen, seconds, flux, variance, count, time, weight):
     """Divide the sums, count the exposures of each voxel and add up their seconds."""
     nk, nj, ni = sums.shape[0], sums.shape[1], sums.shape[2]

@@ -8,7 +8,7 @@ __all__ = ["median", "median_absolute_deviation"]
 _FLAGS = {"nnan", "nsz"}  # no NaN is ever passed in; this lets min and max run as vectors
 
 
-@njit("i8(f4[::1], i8, f4)", nogil=True, cache=True)
+@njit("i8(f4[::1], i8, f4)", nogil=True, cache=True, error_model="numpy")
 def _count_up_to(a, n, t):
     total = np.int32(0)
     for i in range(n):
@@ -16,7 +16,7 @@ def _count_up_to(a, n, t):
     return np.int64(total)
 
 
-@njit("UniTuple(f4, 2)(f4[::1], i8)", nogil=True, cache=True, fastmath=_FLAGS)
+@njit("UniTuple(f4, 2)(f4[::1], i8)", nogil=True, cache=True, error_model="numpy", fastmath=_FLAGS)
 def _extremes(a, n):
     low = a[0]
     high = a[0]
@@ -26,7 +26,9 @@ def _extremes(a, n):
     return low, high
 
 
-@njit("UniTuple(f4, 2)(f4[::1], i8, f4, f4, f4)", nogil=True, cache=True, fastmath=_FLAGS)
+@njit(
+    "UniTuple(f4, 2)(f4[::1], i8, f4, f4, f4)", nogil=True, cache=True, error_model="numpy", fastmath=_FLAGS
+)
 def _around(a, n, t, low, high):
     """Largest value <= t and smallest value > t (``low`` and ``high`` bound all values)."""
     below = low
@@ -38,7 +40,7 @@ def _around(a, n, t, low, high):
     return below, above
 
 
-@njit("f8(f4[::1], i8)", nogil=True, cache=True)
+@njit("f8(f4[::1], i8)", nogil=True, cache=True, error_model="numpy")
 def _median_small(a, n):
     """Median by insertion sort; sorts ``a[:n]`` in place."""
     for i in range(1, n):
@@ -54,7 +56,7 @@ def _median_small(a, n):
     return 0.5 * (np.float64(a[half - 1]) + np.float64(a[half]))
 
 
-@njit("f8(f4[::1], i8, f8, f8)", nogil=True, cache=True)
+@njit("f8(f4[::1], i8, f8, f8)", nogil=True, cache=True, error_model="numpy")
 def median(a, n, guess, width):
     """Median of ``a[:n]`` (mean of the two middle values when n is even), exact.
 
@@ -116,7 +118,7 @@ def median(a, n, guess, width):
     return 0.5 * (np.float64(lower) + np.float64(upper))
 
 
-@njit("f8(f4[::1], i8, f8, f8)", nogil=True, cache=True)
+@njit("f8(f4[::1], i8, f8, f8)", nogil=True, cache=True, error_model="numpy")
 def median_absolute_deviation(a, n, centre, guess):
     """Median of |a - centre| over ``a[:n]``; overwrites ``a[:n]``. No factor 1.4826 applied."""
     for i in range(n):

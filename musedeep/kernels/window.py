@@ -12,7 +12,7 @@ STATISTICS_ONLY = 1
 REJECTED = 2
 
 
-@njit("f8(f8)", nogil=True, cache=True)
+@njit("f8(f8)", nogil=True, cache=True, error_model="numpy")
 def _vacuum(air):
     """Vacuum wavelength rounded to float32 (Ciddor 1996: 15 C, 101325 Pa, dry, 450 ppm CO2)."""
     s = 1e8 / (air * air)  # squared wavenumber, per square micrometre
@@ -26,6 +26,7 @@ def _vacuum(air):
     "i4[::1], i2[::1], f4[:,::1], u2[::1], u1[::1], i8[::1], i8)",
     nogil=True,
     cache=True,
+    error_model="numpy",
 )
 def locate_rows(
     rows,
@@ -161,6 +162,7 @@ def locate_rows(
     "i4[::1])",
     nogil=True,
     cache=True,
+    error_model="numpy",
 )
 def sort_planes(
     cell, plane, payload, owner, ranges, low, high, cells, start, filled, value, variance, owner_sorted, index
