@@ -30,7 +30,8 @@ def _share(distance, size, voxel):
 def _pair(position, size):
     """Shares of a drop of at most one voxel in the lower and upper of the two voxels that it may touch."""
     beyond = max(0.5 * (size - 1.0) + abs(position), 0.0) / size
-    own = min(0.5 * (size + 1.0) - abs(position), size) / size
+    # a row from outside the grid, put into its edge, may lie further from that voxel than its drop reaches
+    own = max(min(0.5 * (size + 1.0) - abs(position), size), 0.0) / size
     return (beyond, own) if position < 0.0 else (own, beyond)
 
 
