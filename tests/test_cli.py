@@ -262,3 +262,31 @@ def test_the_kernel_cache_moves_where_nothing_else_may_be_written(monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)
     _choose_kernel_cache()
     assert f"musedeep-{os.getuid()}" in os.environ["NUMBA_CACHE_DIR"]
+
+
+def test_demo(musedeep, tmp_path):
+    began = time.monotonic()
+    code, text, _ = musedeep("demo", "--quiet")
+    assert code == 0
+    # Under two minutes on two quiet cores; twice that where tests share them.
+    assert time.monotonic() - began < 240
+    assert "noise of the sky over its predicted sigma" in text
+    assert (tmp_path / "demo" / "products" / "DATACUBE_DEEP.fits").exists()
+    picture = tmp_path / text.split("Look at it:")[1].split()[0]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "musedeep run demo --reject eso" in text
+
+
+def test_demo_for_machines(musedeep, monkeypatch, tmp_path):
+    from musedeep import demo, pipeline
+
+    row = {"what": "flux", "found": "1", "wanted": "1", "good": "yes"}
+    monkeypatch.setattr(demo, "simulate_demo", lambda folder, progress: None)
+    monkeypatch.setattr(demo, "compare_with_truth", lambda field: [row])
+    monkeypatch.setattr(demo, "draw", lambda field: tmp_path / "demo.png")
+    report = pipeline.RunReport("demo/field.toml", (), 1.0)
+    monkeypatch.setattr(pipeline, "run", lambda field, progress: report)
+    code, text, _ = musedeep("demo", "--json")
+    assert code == 0
+    data = json.loads(text)
+    assert data["rows"] == [row] and data["picture"].endswith("demo.png") and data["run"]["seconds"] == 1.0
