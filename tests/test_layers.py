@@ -19,8 +19,8 @@ PATHS = sorted(PACKAGE.rglob("*.py"))
 LEVELS = [
     {"errors", "kernels", "kinds", "muse", "progress", "settings"},
     {
-        "accessor", "block", "exposures", "field", "fitsstream", "grid", "images", "keywords", "layout", "lock",
-        "masks", "offsets", "pixtable", "reads", "recipe", "shards", "simulate", "sky", "store", "weights",
+        "accessor", "block", "exposures", "field", "fitsstream", "grid", "images", "keywords", "layout",
+        "lock", "masks", "offsets", "pixtable", "reads", "recipe", "shards", "simulate", "sky", "store", "weights",
     },
     {"execute", "plan"},
     {"align", "combine", "ingest", "products", "qc", "reduce", "select"},
@@ -39,8 +39,8 @@ MAY_IMPORT = {
     "numba": {"kernels"},
     "matplotlib": {"demo", "qc"},
     "astropy.io.fits": {
-        "demo", "fitsstream", "grid", "images", "keywords", "offsets", "pixtable", "products", "reduce", "select",
-        "simulate",
+        "demo", "fitsstream", "grid", "images", "keywords", "offsets", "pixtable", "products", "reduce",
+        "select", "simulate",
     },
     "click": {"cli"},
     "rich": {"cli", "progress"},
