@@ -1,6 +1,8 @@
 """Simulated exposures: every row is where, and what, the truth says."""
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from musedeep import muse
-from musedeep.errors import InputError, UsageError
+from musedeep.errors import InputError, UsageError, WorkError
 from musedeep.muse import COLUMNS, DQ_BITS
 from musedeep.offsets import OffsetTable
 from musedeep.pixtable import group_exposures
@@ -514,6 +516,41 @@ def test_a_folder_is_cleared_of_simulations_and_of_nothing_else(tmp_path):
     with pytest.raises(UsageError, match="holds PIXTABLE_REDUCED_0001.fits, which no simulation made"):
         simulate_exposures(tmp_path, **SMALL)
     assert (tmp_path / "PIXTABLE_REDUCED_0001.fits").exists()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(WorkError, match=r"writing to .*file failed \(File exists\)"):
+        simulate_exposures(tmp_path / "file", **SMALL)
+
+
+def test_a_full_disk_leaves_no_table_behind(tmp_path, monkeypatch):
+    def write(descriptor, data, position):
+        if position > 200_000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(descriptor, data, position)
+
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", write)
+    with pytest.raises(WorkError, match="No space left on device.*make room"):
+        simulate_exposures(tmp_path, **SMALL)
+    assert not list(tmp_path.glob("*PIXTABLE*")) + list(tmp_path.glob(".*PIXTABLE*"))
+
+
+def test_narrow_field_exposures_have_their_own_sampling(tmp_path):
+    exposures, (rows,), truth = load(
+        tmp_path,
+        exposures=1,
+        mode="NFM-AO-N",
+        field_arcsec=1.0,
+        wavelength=(6500, 6530),
+        seeing_fwhm=0.08,
+        **CLEAN,
+    )
+    assert truth["spaxel_arcsec2"] == pytest.approx(0.02519 * 0.02542)
+    assert np.abs(exposures[0].cd).max() * 3600 == pytest.approx(0.0254, rel=0.01)
+    assert np.degrees(rows["ypos"].min()) * 3600 == pytest.approx(-np.sqrt(2) / 2, rel=0.05)
+    assert exposures[0].header["ESO DRS MUSE RTC STREHL"] > 0
 
 
 def test_progress_is_told(tmp_path):

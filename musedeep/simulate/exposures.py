@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from astropy.table import Table
 
-from musedeep.errors import UsageError
+from musedeep.errors import UsageError, WorkError
 from musedeep.muse import COLUMNS, IFU_COUNT, OPTIONAL_COLUMNS
 from musedeep.offsets import OffsetTable
 from musedeep.simulate.cubes import cube_centre, read_scene_cube
@@ -23,7 +23,7 @@ from musedeep.simulate.truth import scene_truth
 __all__ = ["simulate_exposures"]
 
 _CENTRE = (150.1, 2.2)
-_PRODUCTS = ("PIXTABLE_REDUCED_*.fits", "IMAGE_FOV_*.fits", "TRUTH_*.npz")
+_PRODUCTS = ("PIXTABLE_REDUCED_*.fits", "IMAGE_FOV_*.fits", "TRUTH_*.npz", ".PIXTABLE_REDUCED_*.partial")
 
 
 def simulate_exposures(
@@ -59,10 +59,23 @@ def simulate_exposures(
         simulation made.
     InputError
         The cube of the scene cannot be read.
+    WorkError
+        The directory cannot be written, or the disk is full.
     """
     directory = Path(directory)
     settings = _changed(settings or SimulationSettings(), changes)
     scene, plans = _scene_and_plans(settings)
+    try:
+        exposures = _write_exposures(directory, plans, scene, settings, progress)
+    except OSError as error:
+        reason = error.strerror or error
+        raise WorkError(
+            f"simulate: writing to {directory} failed ({reason}); make room or choose another folder"
+        ) from error
+    return [directory / name for exposure in exposures for name in exposure["files"]]
+
+
+def _write_exposures(directory, plans, scene, settings, progress):
     _clear(directory)
     _offset_table(plans).write(directory / "OFFSET_LIST.fits")
     exposures = []
@@ -72,7 +85,7 @@ def simulate_exposures(
         _write_truth(directory, scene_truth(settings, scene, exposures))
         if progress is not None:
             progress(len(exposures), len(plans))
-    return [directory / name for exposure in exposures for name in exposure["files"]]
+    return exposures
 
 
 def _changed(settings, changes):

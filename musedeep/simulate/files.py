@@ -37,15 +37,16 @@ class PixelTableWriter:
         self._header_bytes = len(_encoded(header))
         self._written = 0
         parts = _image_headers(row_count, kinds) if layout == "image" else _table_header(row_count, kinds)
-        self._descriptor = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
-        self._offsets, position = {}, self._header_bytes
+        self._offsets, self._headers, position = {}, [], self._header_bytes
         for name, text, data_bytes in parts:
-            os.pwrite(self._descriptor, text, position)
+            self._headers.append((position, text))
             self._offsets[name] = position + len(text)
             position += len(text) + -(-data_bytes // _BLOCK) * _BLOCK
-        os.truncate(self._descriptor, position)
+        self._size = position
 
     def __enter__(self):
+        self._descriptor = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        os.truncate(self._descriptor, self._size)
         return self
 
     def __exit__(self, kind, error, trace):
@@ -83,11 +84,12 @@ class PixelTableWriter:
         return place
 
     def finish(self, header):
-        """Write the final primary header and give the file its name."""
+        """Write the headers, the primary one as it is now, and give the file its name."""
         text = _encoded(header)
         if self._written != self.row_count or len(text) != self._header_bytes:
             raise RuntimeError(f"{self.path}: {self._written} of {self.row_count} rows were written")
-        os.pwrite(self._descriptor, text, 0)
+        for position, text in [(0, text), *self._headers]:
+            os.pwrite(self._descriptor, text, position)
         self._partial.replace(self.path)
 
     def _put(self, columns, row):

@@ -194,4 +194,6 @@ def _instrument(exposure):
     }
     if mode_facts(exposure.mode).gap:
         cards["ESO AOS RTC DET DST R0"] = 0.13
+    if exposure.mode.startswith("NFM"):
+        cards |= {"ESO DRS MUSE RTC STREHL": 32.0, "ESO DRS MUSE RTC STREHERR": 2.5}
     return cards
