@@ -88,8 +88,8 @@ class PixelTableWriter:
         text = _encoded(header)
         if self._written != self.row_count or len(text) != self._header_bytes:
             raise RuntimeError(f"{self.path}: {self._written} of {self.row_count} rows were written")
-        for position, text in [(0, text), *self._headers]:
-            os.pwrite(self._descriptor, text, position)
+        for position, header_text in [(0, text), *self._headers]:
+            os.pwrite(self._descriptor, header_text, position)
         self._partial.replace(self.path)
 
     def _put(self, columns, row):
