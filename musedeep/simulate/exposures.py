@@ -79,12 +79,13 @@ def _write_exposures(directory, plans, scene, settings, progress):
     _clear(directory)
     _offset_table(plans).write(directory / "OFFSET_LIST.fits")
     exposures = []
+    # written first, it marks the folder as one of a simulation
     _write_truth(directory, scene_truth(settings, scene, exposures))
     for plan in plans:
         exposures.append(_write_exposure(directory, plan, scene, settings))
-        _write_truth(directory, scene_truth(settings, scene, exposures))
         if progress is not None:
             progress(len(exposures), len(plans))
+    _write_truth(directory, scene_truth(settings, scene, exposures))
     return exposures
 
 

@@ -79,7 +79,9 @@ class Source:
         return slope * np.asarray(wavelength) + (self.flux - slope * REFERENCE_ANGSTROM)
 
     def gaussians(self):
-        """Share and intrinsic covariance (arcsec2, east and north) of the Gaussians that form a galaxy."""
+        """Share and intrinsic covariance (arcsec2, east and north) of the Gaussians that form the source."""
+        if self.kind == "star":
+            return [(1.0, np.zeros((2, 2)))]
         angle = math.radians(self.angle_deg)
         major = np.array([math.sin(angle), math.cos(angle)])
         minor = np.array([math.cos(angle), -math.sin(angle)])
@@ -173,7 +175,7 @@ class _View:
     spaxel_arcsec2: float
     to_scene: np.ndarray
     places: np.ndarray
-    jacobians: list
+    gaussians: list
     reaches: np.ndarray
 
     def flux(self, x, y, wavelength):
@@ -199,7 +201,7 @@ class _View:
                 continue
             dx = _columns(x, columns, x0)
             dy = _columns(y, columns, y0)
-            profile = self._profile(source, dx, dy, fwhm[:, None], self.jacobians[number])
+            profile = self._profile(source, dx, dy, fwhm[:, None], self.gaussians[number])
             spectrum = _row_spectrum(source, wavelength, line_wavelength, columns)
             total[:, columns] += profile * spectrum
         if self.scene.cube is not None:
@@ -214,7 +216,7 @@ class _View:
             near &= (place > ends.min() - self.reaches) & (place < ends.max() + self.reaches)
         return np.flatnonzero(near)
 
-    def _profile(self, source, dx, dy, fwhm, jacobian):
+    def _profile(self, source, dx, dy, fwhm, gaussians):
         """Share of the source's light in a spaxel at distance dx, dy (float32, arcsec)."""
         if source.kind == "star" and self.scene.moffat:
             scale = _moffat_scale(fwhm)
@@ -222,10 +224,8 @@ class _View:
             inverse = (scale**-2).astype(np.float32)
             return norm * (1 + (dx * dx + dy * dy) * inverse) ** np.float32(-_MOFFAT_BETA)
         blur = (fwhm / _FWHM_PER_SIGMA) ** 2
-        parts = [(1.0, np.zeros((2, 2)))] if source.kind == "star" else source.gaussians()
         total = np.float32(0)
-        for share, covariance in parts:
-            (xx, xy), (_, yy) = jacobian @ covariance @ jacobian.T
+        for share, ((xx, xy), (_, yy)) in gaussians:
             xx, yy = xx + blur, yy + blur
             determinant = xx * yy - xy * xy
             norm = share * self.spaxel_arcsec2 / (2 * np.pi * np.sqrt(determinant))
@@ -271,7 +271,10 @@ def exposure_view(scene, ra_deg, dec_deg, seeing_fwhm, spaxel_arcsec2, wavelengt
         spaxel_arcsec2=spaxel_arcsec2,
         to_scene=np.linalg.inv(from_scene),
         places=np.array([place for place, _ in places]).reshape(-1, 2),
-        jacobians=[jacobian for _, jacobian in places],
+        gaussians=[
+            [(share, jacobian @ covariance @ jacobian.T) for share, covariance in source.gaussians()]
+            for source, (_, jacobian) in zip(scene.sources, places, strict=True)
+        ],
         reaches=np.array(reaches),
     )
 
