@@ -45,6 +45,8 @@ def combine_exposures(field, *, grid=None, **changes):
     import dask.array as da
     import xarray as xr
 
+    import musedeep.accessor  # noqa: F401  (registers .muse)
+
     field = field.changed(**changes) if changes else field
     recipe = prepare(field, grid=grid)
     shape = tuple(min(a, b) for a, b in zip(_LAZY_BLOCK, recipe.grid.shape, strict=True))
@@ -71,8 +73,13 @@ def combine_exposures(field, *, grid=None, **changes):
             stack[n].astype(dtype),
             {"units": unit, "long_name": text},
         )
-    axis = ("wavelength", recipe.grid.wavelengths, {"units": "Angstrom"})
-    return xr.Dataset(variables, {"wavelength": axis}, _attributes(field, recipe))
+    _, ny, nx = recipe.grid.shape
+    axes = {
+        "wavelength": ("wavelength", recipe.grid.wavelengths, {"units": "Angstrom"}),
+        "y": np.arange(ny),
+        "x": np.arange(nx),
+    }
+    return xr.Dataset(variables, axes, _attributes(field, recipe))
 
 
 def _whole(grid):
@@ -143,7 +150,7 @@ def combine_to_store(field, *, client=None, progress=None):
     missing = [n for n in keys if done.get(n, {}).get("key") != keys[n]]
     # the heaviest first, so that none of them is left alone at the end
     missing.sort(key=lambda n: (-len(recipe.touching(blocks[n])), n))
-    cube.set_attributes(**_attributes(field, recipe))
+    cube.set_attributes(**_attributes(field, recipe), finished=not missing)
     work = partial(_combine_one, cube_path=field.cube_path, memory=memory)
     items = _Items(recipe, blocks, missing)
     total = {
@@ -164,6 +171,7 @@ def combine_to_store(field, *, client=None, progress=None):
             total[name] += record[name]
         total["peak_bytes"] = max(total["peak_bytes"], record["peak_bytes"])
     _check_not_empty(field, recipe, ledger)
+    cube.set_attributes(finished=True)
     return total
 
 

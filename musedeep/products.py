@@ -73,7 +73,7 @@ def write_products(field, *, filters=None, extensions=None, filter_list=None, ov
     UsageError
         An extension is unknown.
     InputError
-        No cube store, an unknown filter, or an exposure of the cube that the field no longer has.
+        No finished cube store, an unknown filter, or an exposure of the cube that the field no longer has.
     WorkError
         The disk is full or the folder cannot be written. Nothing is left under the final names.
     """
@@ -85,6 +85,8 @@ def write_products(field, *, filters=None, extensions=None, filter_list=None, ov
         if name not in EXTENSIONS:
             raise UsageError(f"extension {name!r} is unknown; allowed are {', '.join(EXTENSIONS)}")
     store = CubeStore(field.cube_path)
+    if not store.attrs.get("finished"):
+        raise InputError(f"the cube {store.path} is not finished; run the combination to its end first")
     curves = read_filters([name for name in filters if name != "none"], filter_list or None)
     products = _plan_products(store, curves, extensions)
     folder = Path(field.products_dir)

@@ -454,13 +454,17 @@ def open_cube(path):
     Returns
     -------
     xarray.Dataset
-        Lazy; dask chunks are the stored blocks. Dimensions (wavelength, y, x).
+        Lazy; dask chunks are the stored blocks. Dimensions (wavelength, y, x), with y and x counted from 0;
+        its geometry, images and spectra are under ``.muse``, see `musedeep.accessor.MuseAccessor`.
     """
     import xarray
 
-    block = CubeStore(path).block_shape
-    chunks = dict(zip(("wavelength", "y", "x"), block, strict=True))
-    return xarray.open_zarr(path, chunks=chunks, consolidated=False)
+    import musedeep.accessor  # noqa: F401  (registers .muse)
+
+    cube = CubeStore(path)
+    chunks = dict(zip(("wavelength", "y", "x"), cube.block_shape, strict=True))
+    data = xarray.open_zarr(path, chunks=chunks, consolidated=False)
+    return data.assign_coords(y=np.arange(cube.shape[1]), x=np.arange(cube.shape[2]))
 
 
 class Ledger:

@@ -135,6 +135,7 @@ def write_cube(path, grid, arrays, records, block):
         "settings": {"combine": {"reject": "guarded", "nclip": [4.0, 4.0]}, "grid": {"log": grid.log}},
         "exposures": records,
         "version": "0.1.0",
+        "finished": True,
     })  # fmt: skip
     starts = [range(0, n, step) for n, step in zip(grid.shape, block, strict=True)]
     for corner in itertools.product(*starts):

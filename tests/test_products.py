@@ -14,6 +14,7 @@ from musedeep import products
 from musedeep.errors import InputError, UsageError, WorkError
 from musedeep.grid import VoxelGrid
 from musedeep.products import write_products
+from musedeep.store import CubeStore, Ledger
 
 NAMES = ["DATACUBE_DEEP", "IMAGE_FOV_DEEP", "EXPOSURE_MAP", "EXPOSURE_COUNT", "REJECTED_MAP"]
 EXTENSIONS = ("exposure_count", "exposure_time", "rejected_count", "weight")
@@ -263,6 +264,23 @@ def test_a_missing_cube_store_is_named(tmp_path):
     field.folder = tmp_path / "elsewhere"
     with pytest.raises(InputError, match=r"elsewhere/cube\.zarr"):
         write_products(field)
+
+
+def test_an_unfinished_cube_is_refused(tmp_path):
+    field = make_field(tmp_path)
+    CubeStore(field.cube_path).set_attributes(finished=False)
+    with pytest.raises(InputError, match=r"cube\.zarr is not finished"):
+        write_products(field)
+
+
+def test_blocks_computed_anew_write_anew(tmp_path):
+    field = make_field(tmp_path)
+    ledger = Ledger(field.cube_path.with_name("cube.ledger"))
+    ledger.append({"block": 0, "key": "a"})
+    before = stamps(write_products(field))
+    assert stamps(write_products(field)) == before
+    ledger.append({"block": 0, "key": "b"})
+    assert not set(stamps(write_products(field))) & set(before)
 
 
 def test_a_full_disk_leaves_the_older_files(tmp_path, monkeypatch):
