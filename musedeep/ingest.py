@@ -23,7 +23,10 @@ FEWEST_ROWS = 250_000
 # lattice.
 _WIDEST_ARCSEC = 300.0
 _SURVEY_BLOCK = 1024
-_HULL_STEP_ARCSEC = 0.05
+# Strips that an exposure's outline is made from. They lie where they lie, whatever part a row is in.
+_STRIP_ARCSEC = 0.05
+_FIRST_STRIP_ARCSEC = -_WIDEST_ARCSEC - 1.0
+_STRIPS = int(-2 * _FIRST_STRIP_ARCSEC / _STRIP_ARCSEC)
 
 
 @dataclass(frozen=True)
@@ -76,14 +79,14 @@ def ingest_exposures(field, *, client=None, progress=None):
     for exposure in missing:
         parts = _parts_of(store, exposure, rows)
         tasks += parts
-        waiting[exposure.name] = (exposure, {task.part for task in parts})
+        waiting[exposure.name] = (exposure, parts, {task.part for task in parts})
     for task, _ in run_tasks(
         _ingest_part, tasks, client=client, workers=workers, progress=progress, describe=_describe
     ):
-        exposure, left = waiting[task.exposure]
+        exposure, parts, left = waiting[task.exposure]
         left.discard(task.part)
         if not left:
-            _commit(store, exposure)
+            _commit(store, exposure, [part.part for part in parts])
     return store.exposures()
 
 
@@ -138,6 +141,8 @@ def _parts_of(store, exposure, most_rows):
         return [_Task(store.path, _files(exposure), exposure.name, "part000", None)]
     with np.load(survey) as found:
         first, histogram = int(found["first"]), found["histogram"]
+    if not histogram.any():
+        raise _no_usable_row(exposure)
     number = -(-int(histogram.sum()) // most_rows)
     share = np.minimum(np.cumsum(histogram) * number // max(histogram.sum() + 1, 1), number - 1)
     tasks = []
@@ -152,6 +157,7 @@ def _parts_of(store, exposure, most_rows):
 def _survey(task):
     """One pass over the wavelengths of an exposure: rows of each segment, and the range of every block of
     rows."""
+    from musedeep.kernels.ingest import LONGEST, SHORTEST
     from musedeep.pixtable import open_pixel_table
 
     store = PixelStore(task.store)
@@ -168,8 +174,8 @@ def _survey(task):
             cuts = np.arange(0, wavelength.size, _SURVEY_BLOCK)
             low.append(np.fmin.reduceat(wavelength, cuts))
             high.append(np.fmax.reduceat(wavelength, cuts))
-            finite = wavelength[np.isfinite(wavelength)].astype(np.float64)
-            segment = np.floor((finite - origin) / length).astype(np.int64)
+            possible = wavelength[(wavelength > SHORTEST) & (wavelength < LONGEST)].astype(np.float64)
+            segment = np.floor((possible - origin) / length).astype(np.int64)
             histogram, first = _add_counts(histogram, first, segment)
         lows.append(np.concatenate(low) if low else np.zeros(0, np.float32))
         highs.append(np.concatenate(high) if high else np.zeros(0, np.float32))
@@ -240,6 +246,8 @@ def _ingest_part(task):
     header = open_pixel_table(task.files[0]).header
     matrix, origin = _exposure_frame(store, header["RA"], header["DEC"])
     columns = _read_rows(task, lattice)
+    if "weight" in columns:  # a row without a weight counts nothing
+        np.nan_to_num(columns["weight"], copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     n = len(columns["data"])
     x, y, usable = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.uint8)
     limits = np.array([np.inf, -np.inf] * 3)
@@ -264,7 +272,6 @@ def _ingest_part(task):
         "box": box.tolist(),
         "row_count": int(offset[-1]),
         "flagged_count": int(count[count.size // 2 :].sum()),
-        "dropped_count": _dropped(task, columns["lambda"], usable, lattice),
     }
     place = key
     kernels.find_places(key, offset[:-1].copy(), place)
@@ -276,7 +283,7 @@ def _ingest_part(task):
     rows = np.empty((len(floats), facts["row_count"]), np.float32)
     for row, values in zip(rows, floats.values(), strict=True):
         kernels.sort_column(values, place, row)
-    facts["hull"] = _outline(rows[0], rows[1])
+    facts["strips"] = _strips_of(rows[0], rows[1])
     facts["wavelength"] = [float(rows[2].min()), float(rows[2].max())] if facts["row_count"] else []
     dq, detector = np.empty(facts["row_count"], np.uint32), np.empty(facts["row_count"], np.uint32)
     kernels.sort_column(columns["dq"], place, dq)
@@ -289,18 +296,6 @@ def _slices_of(detector):
     """48 * (IFU - 1) + slice, 1 to 1152, from the packed detector pixels; uint16."""
     ifu, number = (detector >> np.uint32(6)) & np.uint32(0x1F), detector & np.uint32(0x3F)
     return (np.uint32(48) * np.maximum(ifu, 1) + number - np.uint32(48)).astype(np.uint16)
-
-
-def _dropped(task, wavelength, usable, lattice):
-    """Number of rows of this part that cannot be used; rows of other parts were read along and do not
-    count."""
-    bad = ~usable.astype(bool)
-    if task.segments is not None:
-        start, stop = (lattice[2] + lattice[3] * s for s in task.segments)
-        inside = (wavelength >= start) & (wavelength < stop)
-        # a row without a wavelength belongs to no part; the first one counts it
-        bad &= inside | (~np.isfinite(wavelength) & task.part.startswith("part000"))
-    return int(np.count_nonzero(bad))
 
 
 def _exposure_frame(store, ra_deg, dec_deg):
@@ -338,24 +333,38 @@ def _lattice_box(task, limits, origin, lattice):
     return np.array([segments[0], *first, segments[1] - segments[0], last[0] - first[0], last[1] - first[1]])
 
 
-def _outline(x, y):
-    """Convex polygon around all rows, [x, y] in arcsec from the exposure's pointing; at most 0.05 arcsec too
-    large."""
-    from scipy.spatial import ConvexHull
-
+def _strips_of(x, y):
+    """Extent of the rows along x in strips along y, and along y: what the outline is made from. JSON-able."""
     from musedeep.kernels import ingest as kernels
 
     if x.size == 0:
-        return []
-    y0 = float(y.min())
-    strips = int((float(y.max()) - y0) / _HULL_STEP_ARCSEC) + 2
-    low, high = np.full(strips, np.inf, np.float32), np.full(strips, -np.inf, np.float32)
-    kernels.strip_extents(x, y, y0, _HULL_STEP_ARCSEC, low, high)
+        return {"number": [], "low": [], "high": [], "y": []}
+    low, high = np.full(_STRIPS, np.inf, np.float32), np.full(_STRIPS, -np.inf, np.float32)
+    kernels.strip_extents(x, y, _FIRST_STRIP_ARCSEC, _STRIP_ARCSEC, low, high)
     filled = np.flatnonzero(low <= high)
-    edges = np.minimum(np.stack([filled, filled + 1]) * _HULL_STEP_ARCSEC + y0, float(y.max()))
-    points = np.concatenate(
-        [np.stack([side[filled], edge], -1) for side in (low, high) for edge in edges]
-    ).astype(float)
+    return {
+        "number": filled.tolist(),
+        "low": low[filled].tolist(),
+        "high": high[filled].tolist(),
+        "y": [float(y.min()), float(y.max())],
+    }
+
+
+def _outline(parts):
+    """Convex polygon around all rows, [x, y] in arcsec from the exposure's pointing; at most 0.05 arcsec too
+    large, and the same however the rows were parted."""
+    from scipy.spatial import ConvexHull
+
+    low, high = np.full(_STRIPS, np.inf), np.full(_STRIPS, -np.inf)
+    for strips in parts:
+        number = np.array(strips["number"], int)
+        low[number] = np.minimum(low[number], strips["low"])
+        high[number] = np.maximum(high[number], strips["high"])
+    ends = np.concatenate([strips["y"] for strips in parts])
+    filled = np.flatnonzero(low <= high)
+    edges = _FIRST_STRIP_ARCSEC + np.stack([filled, filled + 1]) * _STRIP_ARCSEC
+    edges = edges.clip(ends.min(), ends.max())
+    points = np.concatenate([np.stack([side[filled], edge], -1) for side in (low, high) for edge in edges])
     spread = np.ptp(points, axis=0)
     if spread.min() < 1e-3:  # rows on a line have no polygon: a thin box stands for it
         corner = points.min(axis=0)
@@ -366,26 +375,26 @@ def _outline(x, y):
     return points[ConvexHull(points).vertices].tolist()
 
 
-def _commit(store, exposure):
+def _no_usable_row(exposure):
+    return InputError(
+        f"exposure {exposure.date_obs} ({exposure.tables[0].path}): none of its {exposure.row_count} rows "
+        "has usable coordinates and values: finite, a wavelength in Angstrom and a variance of 0 or more."
+    )
+
+
+def _commit(store, exposure, names):
     """Write the facts of an exposure whose parts are all there, and make it visible."""
     from musedeep.muse import scales_from_cd
 
     staging = store.staging(exposure.name)
-    parts = {
-        folder.name: store.staged_part(exposure.name, folder.name)
-        for folder in sorted(staging.glob("part*"))
-        if folder.suffix == ""
-    }
-    total = {
-        name: sum(p[name] for p in parts.values()) for name in ("row_count", "flagged_count", "dropped_count")
-    }
+    for folder in staging.glob("part*"):
+        if folder.name not in names:  # of an earlier try that was cut into other parts
+            shutil.rmtree(folder)
+    parts = {name: store.staged_part(exposure.name, name) for name in sorted(names)}
+    total = {name: sum(p[name] for p in parts.values()) for name in ("row_count", "flagged_count")}
     if total["row_count"] == 0:
-        raise InputError(
-            f"exposure {exposure.date_obs} ({exposure.tables[0].path}): none of its "
-            f"{exposure.row_count} rows has usable coordinates and values."
-        )
+        raise _no_usable_row(exposure)
     _, origin = _exposure_frame(store, exposure.ra_deg, exposure.dec_deg)
-    hulls = np.concatenate([np.array(p["hull"]) for p in parts.values() if p["hull"]])
     ranges = [p["wavelength"] for p in parts.values() if p["wavelength"]]
     facts = {
         "fingerprint": exposure.fingerprint,
@@ -400,12 +409,13 @@ def _commit(store, exposure):
         "pixel_deg": [abs(float(s)) for s in scales_from_cd(exposure.cd)],
         "unit": exposure.tables[0].columns["data"].unit,
         "origin_arcsec": origin.tolist(),
-        "hull_arcsec": hulls.tolist(),
+        "hull_arcsec": _outline([p["strips"] for p in parts.values()]),
         "wavelength": [min(r[0] for r in ranges), max(r[1] for r in ranges)],
         "weighted": "weight" in exposure.tables[0].columns,
         "files": [table.path.name for table in exposure.tables],
         "parts": {name: {"box": p["box"], "row_count": p["row_count"]} for name, p in parts.items()},
         **total,
+        "dropped_count": exposure.row_count - total["row_count"],
     }
     for leftover in ("survey.npz", "fingerprint"):
         (staging / leftover).unlink(missing_ok=True)

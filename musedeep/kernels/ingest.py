@@ -12,6 +12,9 @@ _TWO_OVER_PI = 2.0 / math.pi
 # pi/2 in two parts, so that the reduced angle is exact to the last bits for the few quadrants met here
 _HALF_PI_HI = 1.5707963267341256
 _HALF_PI_LO = 6.0771005065061922e-11
+# Beyond these [Angstrom] a row is broken: no mode of the instrument comes near.
+SHORTEST = 1000.0
+LONGEST = 30000.0
 
 
 @njit(
@@ -105,7 +108,7 @@ def place_rows(xpos, ypos, wavelength, data, variance, matrix, origin, x, y, usa
         Point of the store's plane from which x and y are counted.
     x, y : (n,) float32, out [arcsec]
     usable : (n,) uint8, out
-        0 where a coordinate or value is not finite, or the variance is negative.
+        0 where a coordinate or value is not finite, the variance is negative or the wavelength impossible.
     limits : (6,) float64, in and out
         Smallest and largest x, y and wavelength of the usable rows.
     """
@@ -118,7 +121,7 @@ def place_rows(xpos, ypos, wavelength, data, variance, matrix, origin, x, y, usa
         for r in range(start, stop):
             px, py, lam = xs[r - start], ys[r - start], np.float64(wavelength[r])
             total = px + py + lam + np.float64(data[r]) + np.float64(variance[r])
-            good = math.isfinite(total) and variance[r] >= 0.0
+            good = math.isfinite(total) and variance[r] >= 0.0 and SHORTEST < lam < LONGEST
             usable[r] = good
             x[r] = px
             y[r] = py
