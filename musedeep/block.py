@@ -12,7 +12,7 @@ from contextlib import ExitStack
 import numpy as np
 
 from musedeep.errors import MemoryLimitError
-from musedeep.kernels import reject, resample, window
+from musedeep.kernels import reject, resample, sample, window
 from musedeep.masks import row_states
 from musedeep.reads import Box, plan_reads, steps_of
 from musedeep.store import CUBE_VARIABLES, PartReader
@@ -167,8 +167,6 @@ class _Tile:
             self.centre, self.scale = (_scratch(n, box.shape, np.float64) for n in ("centre", "spread"))
             self.number = _scratch("number", box.shape, np.int32)
             self.number[:] = -1
-        elif self.method.reject == "eso":
-            self.limit = _scratch("limit", box.shape, np.float64)
         self.weights = np.array([e.weight for e in recipe.exposures])
         # what is in the window: planes [low, high), of which statistics are known below `known` and
         # judgements below `judged`
@@ -295,43 +293,36 @@ class _Tile:
         buffers = self._buffers()
         nj, ni = box.shape[1:]
         edge = int(box.halo[1]) - (0 if m.resample == "nearest" else m.reach)
-        frame = (self.start, self.low, self.high)
+        frame = sample.Window(
+            self.start,
+            self.low,
+            self.high,
+            box.bits,
+            nj,
+            ni,
+            self.value,
+            self.variance,
+            self.sorted_owner,
+            self.index,
+        )
         if m.reject == "guarded":
-            rule = np.array([*m.nclip, m.gradient, m.coherence, m.nkeep, m.nmax], np.float64)
+            rule = sample.Rule(*m.nclip, m.gradient, m.coherence, m.nkeep, m.nmax, m.sample)
+            statistics = sample.Statistics(self.centre, self.scale, self.number)
             reject.judge_guarded(
-                *frame, self.judged, judged, box.bits, nj, ni, edge, self.value, self.variance, self.sorted_owner,
-                self.index, m.sample, rule, self.centre, self.scale, self.number, self.state, self.rejected, buffers,
-            )  # fmt: skip
+                frame, self.judged, judged, edge, rule, statistics, self.state, self.rejected, buffers
+            )
         else:
-            reject.eso_limits(
-                *frame,
+            reject.judge_eso(
+                frame,
                 self.judged,
                 judged,
-                box.bits,
-                nj,
-                ni,
-                self.value,
-                self.variance,
+                edge,
                 m.direction,
                 m.crtype,
                 m.crsigma,
-                self.limit,
-                buffers,
-            )
-            reject.judge_limits(
-                self.start,
-                self.low,
-                self.judged,
-                judged,
-                box.bits,
-                nj,
-                ni,
-                edge,
-                self.value,
-                self.index,
-                self.limit,
                 self.state,
                 self.rejected,
+                buffers,
             )
         self.judged = judged
 

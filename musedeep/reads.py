@@ -33,9 +33,7 @@ class Box:
         self.centres = np.ascontiguousarray(grid.wavelength_at(planes[:-1]))
         self.edges = grid.wavelength_at(planes - 0.5)
         self.widths = np.diff(self.edges) if not grid.log else _log_widths(grid, planes[:-1])
-        self.numbers = np.array(
-            [*self.first, *self.shape, self.bits, int(method.clamp), *grid.shape], np.int64
-        )
+        self.numbers = np.array([*self.first, *self.shape, self.bits], np.int64)
         self.spectral = np.array(
             [
                 grid.wavelength_start,
@@ -79,10 +77,6 @@ def _segments_of(recipe, box):
     low, high = float(box.edges[0]) - _MARGIN_ANGSTROM, float(box.edges[-1]) + _MARGIN_ANGSTROM
     if recipe.grid.vacuum:  # the store keeps wavelengths in air, 1 to 3 Angstrom less
         low, high = low - 5.0, high
-    if recipe.method.clamp and box.first[0] <= 0:
-        low = 0.0
-    if recipe.method.clamp and box.first[0] + box.shape[0] >= recipe.grid.shape[0]:
-        high = 1e5
     low, high = max(low, recipe.method.wavelength[0]), min(high, recipe.method.wavelength[1])
     start, length = recipe.lattice[2], recipe.lattice[3]
     return int(np.floor((low - start) / length)), max(
@@ -112,17 +106,6 @@ def _pencils_of(recipe, exposure, box):
     (_, _), (y0, y1), (x0, x1) = box.tile
     h = box.halo[1] + 0.5
     left, right, bottom, top = x0 - h, x1 - 1 + h, y0 - h, y1 - 1 + h
-    if recipe.method.clamp:  # the edge takes all rows beyond it
-        _, ny, nx = recipe.grid.shape
-        e = exposure.extent
-        left, right = (
-            (min(left, e[0] - 1) if x0 == 0 else left),
-            (max(right, e[1] + 1) if x1 == nx else right),
-        )
-        bottom, top = (
-            (min(bottom, e[2] - 1) if y0 == 0 else bottom),
-            (max(top, e[3] + 1) if y1 == ny else top),
-        )
     corners = np.array([[x, y, 1.0] for x in (left, right) for y in (bottom, top)])
     plane = corners @ np.linalg.inv(exposure.matrix).T
     plane = plane[:, :2] / plane[:, 2:]

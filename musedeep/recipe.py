@@ -22,8 +22,11 @@ __all__ = ["ExposureInput", "Method", "Recipe", "prepare"]
 
 _ARCSEC = 180.0 * 3600.0 / np.pi
 _PLANE_ANGSTROM = 1.25
-_RENKA_PIXEL_ANGSTROM = 1.25
 _ESO_ROWS = 4_000_000
+# Exposures further apart than this have no field in common; the gaps within a mosaic are smaller.
+_WIDEST_GAP_ARCSEC = 120.0
+# A mosaic of a hundred fields has 2e11 voxels.
+_MOST_VOXELS = 10**12
 # Changes when the arithmetic changes, so that blocks of an older version are not taken for finished.
 _ARITHMETIC = 1
 
@@ -104,8 +107,6 @@ class Method:
     wavelength : tuple of float
         Limits of the rows, Angstrom.
     weight_column : bool
-    clamp : bool
-        Rows outside of the grid go to its edge, as with the peer.
     """
 
     resample: str
@@ -126,7 +127,6 @@ class Method:
     keep_dq: int
     wavelength: tuple
     weight_column: bool
-    clamp: bool
 
     @property
     def lag(self):
@@ -182,10 +182,6 @@ class Recipe:
         halo = self.method.halo
         (_, _), (y0, y1), (x0, x1) = bounds
         left, right, bottom, top = x0 - halo[1] - 1, x1 + halo[1], y0 - halo[1] - 1, y1 + halo[1]
-        if self.method.clamp:  # the edges take all rows beyond them
-            _, ny, nx = self.grid.shape
-            left, right = (-np.inf if x0 == 0 else left), (np.inf if x1 == nx else right)
-            bottom, top = (-np.inf if y0 == 0 else bottom), (np.inf if y1 == ny else top)
         return [
             n
             for n, e in enumerate(self.exposures)
@@ -279,7 +275,10 @@ def prepare(field, *, grid=None):
     # Both frames at once: from the plane of the store into the (corrected) frame of each exposure's true
     # pointing.
     frames = [_true_frame(store, e, o) for e, o in zip(chosen, offsets, strict=True)]
+    if grid is None and field.settings.grid.grid in ("data", "eso"):
+        _check_common_field(chosen, [_footprint(f, frame) for f, frame in zip(facts, frames, strict=True)])
     grid = grid or choose_grid(field, chosen, facts, frames, offsets, store)
+    _check_size(grid)
     inputs = tuple(
         _input_of(e, f, frame, o, float(w), grid, field.settings.masks)
         for e, f, frame, o, w in zip(chosen, facts, frames, offsets, weights, strict=True)
@@ -299,6 +298,63 @@ def _common_unit(chosen, facts):
                 "combine exposures of one flux calibration."
             )
     return facts[0]["unit"]
+
+
+def _footprint(facts, frame):
+    """Directions of the corners of an exposure's outline; unit vectors (M, 3)."""
+    plane = (np.array(facts["hull_arcsec"]) + facts["origin_arcsec"]) / _ARCSEC
+    points = np.column_stack([plane, np.ones(len(plane))]) @ frame.T
+    return points / np.linalg.norm(points, axis=1, keepdims=True)
+
+
+def _check_common_field(chosen, footprints):
+    """Refuse exposures that form groups with nothing but sky between them."""
+    centres = np.array([points.sum(axis=0) for points in footprints])
+    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    radii = np.array(
+        [_separation(points, c).max() for points, c in zip(footprints, centres, strict=True)]
+    )
+    group = np.full(len(chosen), -1)
+    gap = np.full(len(chosen), np.inf)  # to the nearest exposure of the first group
+    for seed in range(len(chosen)):
+        if group[seed] >= 0:
+            continue
+        number, front = group.max() + 1, [seed]
+        group[seed] = number
+        while front:
+            n = front.pop()
+            distance = _separation(centres, centres[n]) - radii - radii[n]
+            if number == 0:
+                gap = np.minimum(gap, distance)
+            near = np.flatnonzero((distance <= _WIDEST_GAP_ARCSEC) & (group < 0))
+            group[near] = number
+            front += near.tolist()
+    if group.max() > 0:
+        firsts = [np.flatnonzero(group == number) for number in range(group.max() + 1)]
+        others = "; ".join(
+            f"{chosen[members[0]].date_obs} and {len(members) - 1} more, {gap[members].min() / 60:.1f} arcmin from them"
+            for members in firsts[1:6]
+        )
+        raise InputError(
+            f"the exposures have no common field: {chosen[0].date_obs} and {len(firsts[0]) - 1} more lie together; "
+            f"apart from them {others}. Make a field of each group (or correct RA, DEC and the offsets), or "
+            "give the grid to combine them on with grid = FILE."
+        )
+
+
+def _separation(vectors, centre):
+    """Angles between unit vectors and another, arcsec."""
+    return 2 * _ARCSEC * np.arcsin(np.clip(np.linalg.norm(vectors - centre, axis=-1) / 2, 0.0, 1.0))
+
+
+def _check_size(grid):
+    if math.prod(grid.shape) > _MOST_VOXELS:
+        nz, ny, nx = grid.shape
+        raise InputError(
+            f"the output grid has {nz} planes of {ny} x {nx} voxels, {math.prod(grid.shape):.1e} in all; at most "
+            f"{_MOST_VOXELS:.0e} are possible. Its steps are {grid.step_arcsec[0]:.4g} and {grid.step_arcsec[1]:.4g} "
+            f"arcsec and {grid.wavelength_step:.4g} Angstrom: check dx, dy and dlambda, and the offsets."
+        )
 
 
 def _true_frame(store, exposure, offset):
@@ -367,13 +423,8 @@ def choose_grid(field, chosen, facts, frames, offsets, store):
         pointings = [o.pointing(e.ra_deg, e.dec_deg) for e, o in zip(chosen, offsets, strict=True)]
         ra, dec, wavelengths = _eso_limits(chosen, pointings, limits)
         return eso_grid(ra, dec, *pointings[0], wavelengths, step, settings.dlambda, settings.log)
-    hulls = []
-    for found, frame in zip(facts, frames, strict=True):
-        plane = (np.array(found["hull_arcsec"]) + found["origin_arcsec"]) / _ARCSEC
-        points = np.column_stack([plane, np.ones(len(plane))]) @ frame.T
-        hulls.append(points / np.linalg.norm(points, axis=1, keepdims=True))
     grid = grid_from_footprints(
-        hulls,
+        [_footprint(found, frame) for found, frame in zip(facts, frames, strict=True)],
         (low, high),
         step_arcsec=step,
         wavelength_step=settings.dlambda,
@@ -417,12 +468,7 @@ def _method_of(settings, grid, first, facts, weighted):
     reject = combine.reject
     if reject == "eso" and combine.crsigma == 0:
         reject = "none"
-    cd = np.array(grid.cd)
-    diagonal = [
-        abs(cd[0, 0]) / facts["pixel_deg"][0],
-        abs(cd[1, 1]) / facts["pixel_deg"][1],
-        grid.wavelength_step / _RENKA_PIXEL_ANGSTROM,
-    ]
+    diagonal = [1.0 / scale[0], 1.0 / scale[1], grid.wavelength_step / _PLANE_ANGSTROM]
     return Method(
         resample=combine.resample,
         drop=drop,
@@ -440,9 +486,9 @@ def _method_of(settings, grid, first, facts, weighted):
         direction=_direction(first.position_angle_deg),
         crsigma=combine.crsigma,
         keep_dq=sum(DQ_BITS[name] for name in set(combine.keep_dq)),
-        wavelength=(combine.lambdamin, combine.lambdamax),
+        # Rows are float32: the limit is the float32 nearest to it, so that a row equal to it is inside.
+        wavelength=(float(np.float32(combine.lambdamin)), float(np.float32(combine.lambdamax))),
         weight_column=weighted and combine.weight == "column",
-        clamp=combine.reject == "eso",
     )
 
 
@@ -474,8 +520,6 @@ def _direction(position_angle_deg):
 
 def _check_overlap(recipe):
     nz, ny, nx = recipe.grid.shape
-    if recipe.method.clamp:
-        return
     inside = recipe.touching(((0, nz), (0, ny), (0, nx)))
     if not inside:
         raise InputError(

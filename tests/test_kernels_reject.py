@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from musedeep.kernels import reject, window
+from musedeep.kernels import sample as sampling
 
 SHAPE = (5, 7, 8)
 BITS = 3
@@ -53,6 +54,9 @@ class Box:
             np.array([[0, count]]), low, high, cells, self.start, 0, self.value, self.variance, self.owner,
             self.index,
         )  # fmt: skip
+        self.window = sampling.Window(
+            self.start, low, high, BITS, *shape[1:], self.value, self.variance, self.owner, self.index
+        )
         deepest = int(np.diff(self.start).max())
         self.buffers = np.empty((5, 27 * deepest + 16), np.float32)
         self.state = (rows.dq == reference.COSMIC_RAY).astype(np.uint8)
@@ -73,24 +77,17 @@ class Box:
         nmax=1,
         edge=0,
     ):
-        rule = np.array([*nclip, gradient, coherence, nkeep, nmax], float)
+        rule = sampling.Rule(*map(float, nclip), float(gradient), float(coherence), nkeep, nmax, SAMPLES[sample])
+        statistics = sampling.Statistics(self.centre, self.scale, self.number)
         reject.judge_guarded(
-            self.start, self.low, self.high, first, last, BITS, *self.shape[1:], edge, self.value,
-            self.variance, self.owner, self.index, SAMPLES[sample], rule, self.centre, self.scale,
-            self.number, self.state, self.rejected, self.buffers,
-        )  # fmt: skip
+            self.window, first, last, edge, rule, statistics, self.state, self.rejected, self.buffers
+        )
         return self.state == reject.REJECTED
 
     def judge_eso(self, crtype="median", crsigma=5.0, direction="none", edge=0):
-        limit = np.empty(self.shape)
-        reject.eso_limits(
-            self.start, self.low, self.high, 0, self.shape[0], BITS, *self.shape[1:], self.value,
-            self.variance, ("none", "x", "y").index(direction), ("median", "mean", "iraf").index(crtype),
-            crsigma, limit, self.buffers,
-        )  # fmt: skip
-        reject.judge_limits(
-            self.start, self.low, 0, self.shape[0], BITS, *self.shape[1:], edge, self.value, self.index,
-            limit, self.state, self.rejected,
+        reject.judge_eso(
+            self.window, 0, self.shape[0], edge, ("none", "x", "y").index(direction),
+            ("median", "mean", "iraf").index(crtype), float(crsigma), self.state, self.rejected, self.buffers,
         )  # fmt: skip
         return self.state == reject.REJECTED
 

@@ -47,14 +47,13 @@ def locate(
     last=None,
     scale=1.0,
     states=None,
-    clamp=0,
     limits=(4000.0, 10000.0),
     base=0,
     at=0,
     exposure=3,
 ):
     (k0, k1), (j0, j1), (i0, i1) = box
-    numbers = np.array([k0, j0, i0, k1 - k0, j1 - j0, i1 - i0, 5, clamp, *grid.shape], np.int64)
+    numbers = np.array([k0, j0, i0, k1 - k0, j1 - j0, i1 - i0, 5], np.int64)
     spectral = np.array(
         [
             grid.wavelength_start,
@@ -74,7 +73,7 @@ def locate(
     )  # fmt: skip
 
 
-def expected(rows, grid, box=((0, 12), (0, 20), (0, 22)), clamp=False, limits=(4000.0, 10000.0)):
+def expected(rows, grid, box=((0, 12), (0, 20), (0, 22)), limits=(4000.0, 10000.0)):
     """Rows in the box with their voxels and offsets: (numbers, k, j, i, dx, dy, dlambda)."""
     x, y, w = MATRIX @ np.stack([*(rows[:2].astype(float) + ORIGIN[:, None]), np.ones(rows.shape[1])])
     wavelength = rows[2].astype(float)
@@ -83,8 +82,6 @@ def expected(rows, grid, box=((0, 12), (0, 20), (0, 22)), clamp=False, limits=(4
         wavelength = air_to_vacuum(wavelength).astype(np.float32).astype(float)
     places = [grid.plane_of(wavelength), y / w, x / w]
     voxels = [np.floor(place + 0.5).astype(int) for place in places]
-    if clamp:
-        voxels = [np.clip(v, 0, n - 1) for v, n in zip(voxels, grid.shape, strict=True)]
     for v, (low, high) in zip(voxels, box, strict=True):
         kept &= (v >= low) & (v < high)
     numbers = np.flatnonzero(kept)
@@ -100,16 +97,15 @@ def expected(rows, grid, box=((0, 12), (0, 20), (0, 22)), clamp=False, limits=(4
     )
 
 
-@pytest.mark.parametrize("clamp", [False, True])
 @pytest.mark.parametrize("crpix", [1.0, 3.0, -2.5, 1.5])
 @pytest.mark.parametrize("log", [False, True])
 @pytest.mark.parametrize("vacuum", [False, True])
-def test_rows_fall_into_the_voxel_whose_centre_is_nearest(log, vacuum, crpix, clamp):
+def test_rows_fall_into_the_voxel_whose_centre_is_nearest(log, vacuum, crpix):
     rows, grid = make_rows(), make_grid(log, vacuum, crpix)
     box = ((1, 11), (2, 20), (3, 22))
     output = Output(rows.shape[1])
-    count = locate(rows, grid, output, box=box, clamp=int(clamp))
-    numbers, k, j, i, dx, dy, dlambda = expected(rows, grid, box, clamp)
+    count = locate(rows, grid, output, box=box)
+    numbers, k, j, i, dx, dy, dlambda = expected(rows, grid, box)
     assert count == len(numbers) > 300
     np.testing.assert_array_equal(output.identity[:count], numbers)
     np.testing.assert_array_equal(output.plane[:count], k - 1)

@@ -177,7 +177,8 @@ def assign_keys(x, y, wavelength, dq, usable, origin, lattice, box, key, count):
 def find_places(key, start, place):
     """Where a counting sort puts every row; -1 for rows without a key.
 
-    ``start`` (first place of each key) is advanced in place. Rows of one key keep their order. ``place`` may be ``key``.
+    ``start`` (first place of each key) is advanced in place. Rows of one key keep their order. ``place`` may
+    be ``key``.
     """
     for r in range(key.size):
         k = key[r]

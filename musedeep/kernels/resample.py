@@ -41,8 +41,9 @@ def spread_drizzle(
 ):
     """Drizzle rows first <= r < last: each voxel gets the share of the drop's volume that lies in it.
 
-    For drops of at most one voxel, which touch one or two voxels along each axis. All eight are always added to, some of them
-    nothing: whether a drop leaves its voxel is a toss-up, and wrongly predicted branches cost more than the sums.
+    For drops of at most one voxel, which touch one or two voxels along each axis. All eight are always added
+    to, some of them nothing: whether a drop leaves its voxel is a toss-up, and wrongly predicted branches
+    cost more than the sums.
 
     Parameters
     ----------
@@ -138,7 +139,8 @@ def spread_wide_drizzle(
     sums,
     seen,
 ):
-    """Drizzle rows whose drops may touch more than two voxels along an axis; parameters as `spread_drizzle`."""
+    """Drizzle rows whose drops may touch more than two voxels along an axis; parameters as
+    `spread_drizzle`."""
     nk, nj, ni = sums.shape[0], sums.shape[1], sums.shape[2]
     flat = sums.reshape(nk * nj * ni * 3)
     marks = seen.reshape(seen.shape[0], nk * nj * ni)

@@ -65,9 +65,8 @@ def locate_rows(
         lowest and highest wavelength allowed.
     centres : (planes of the box,) float64
         Wavelength of every plane of the box.
-    box : (11,) int64
-        First plane, row, column of the box; number of planes, rows, columns; bits of the row pitch of
-        ``cell``; whether rows outside the grid go to its edge cells (0, 1); grid planes, rows, columns.
+    box : (7,) int64
+        First plane, row, column of the box; how many of each; bits of the row pitch of ``cell``.
     scale : float
         Flux scale: values are multiplied by it, variances by its square.
     exposure : int
@@ -104,7 +103,6 @@ def locate_rows(
     k0, j0, i0 = box[0], box[1], box[2]
     nk, nj, ni = box[3], box[4], box[5]
     bits = box[6]
-    clamp = box[7] > 0
     capacity = cell.size
     weighted = payload.shape[0] > 5
     for r in range(first, last):
@@ -119,8 +117,6 @@ def locate_rows(
             k = np.int64(math.floor(start / step * math.log(lam / start) + reference + 0.5))
         else:
             k = np.int64(math.floor((lam - start) / step + reference + 0.5))
-        if clamp:
-            k = min(max(k, 0), box[8] - 1)
         k -= k0
         if k < 0 or k >= nk:
             continue
@@ -131,9 +127,6 @@ def locate_rows(
         py = (m10 * xs + m11 * ys + m12) * w
         fi = math.floor(px + 0.5)
         fj = math.floor(py + 0.5)
-        if clamp:
-            fi = min(max(fi, 0.0), box[10] - 1.0)
-            fj = min(max(fj, 0.0), box[9] - 1.0)
         i = np.int64(fi) - i0
         j = np.int64(fj) - j0
         if i < 0 or i >= ni or j < 0 or j >= nj:
