@@ -3,11 +3,13 @@
 import concurrent.futures
 import errno
 import os
+import signal
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Sized
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -268,19 +270,36 @@ def _local_cluster(memory, workers, threads):
     # Tasks bound their own memory, so the worker must neither spill nor pause, which would only stall it; it
     # is ended when it is far above what it was granted.
     rules = {f"distributed.worker.memory.{name}": False for name in ("target", "spill", "pause")}
-    with (
-        dask.config.set({**rules, "distributed.worker.memory.terminate": 0.95}),
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=threads,
-            memory_limit=int(1.3 * memory_bytes(memory)),
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    with ExitStack() as stack:
+        stack.enter_context(dask.config.set({**rules, "distributed.worker.memory.terminate": 0.95}))
+        with _started_without_interrupts():
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=threads,
+                memory_limit=int(1.3 * memory_bytes(memory)),
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+            )
+            stack.enter_context(cluster)
+            client = stack.enter_context(Client(cluster))
         yield client
+
+
+@contextmanager
+def _started_without_interrupts():
+    """Let what is started in a ``with`` block ignore Ctrl-C for good, and this process for that time.
+
+    A terminal sends Ctrl-C to every process; it is for this one to end the others in good order.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

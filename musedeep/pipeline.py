@@ -129,7 +129,7 @@ def run(field, client=None, *, stages=STAGES, progress=True):
     if not field.toml.exists():
         field.write()
     began = time.monotonic()
-    with run_lock(field.lock_path), _log_to(field.log_path), _workers_of(field, client) as client:
+    with run_lock(field.lock_path), _log_to(field.log_path), _workers_of(field, client, progress) as client:
         _log_beginning(field, client)
         try:
             if "combine" in stages:
@@ -294,7 +294,7 @@ def _check_least_memory(field, client):
 
 
 @contextmanager
-def _workers_of(field, client):
+def _workers_of(field, client, progress):
     settings = field.settings.run
     if client is not None:
         check_workers(client, settings.memory_bytes)
@@ -304,6 +304,8 @@ def _workers_of(field, client):
         if client is not None:
             check_workers(client, settings.memory_bytes)
             _log.info("dashboard: %s", client.dashboard_link)
+            if progress:
+                Progress("dask").note(f"the dashboard is at {client.dashboard_link}")
         yield client
 
 

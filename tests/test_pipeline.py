@@ -95,6 +95,22 @@ def test_processes_give_the_same_bits(field, expected):
     assert_same_bits(cube_of(field), expected)
 
 
+def test_ctrl_c_ends_workers_in_good_order(field):
+    """A terminal sends it to the whole group of processes; the workers leave the ending to the main one."""
+    script = f"import musedeep.cli as c; c.main(['run', {str(field.folder)!r}, '--cluster', 'processes'])"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], start_new_session=True, text=True, stderr=subprocess.PIPE
+    ) as run:
+        line = run.stderr.readline()
+        assert "the dashboard is at http://127.0.0.1:" in line
+        os.killpg(run.pid, signal.SIGINT)
+        error = run.stderr.read()
+    assert run.returncode == 130
+    assert "Traceback" not in error
+    assert "musedeep: error: stopped; what is finished is kept" in error
+    assert not field.lock_path.exists()
+
+
 def test_a_client_that_is_handed_in_is_used(field, expected):
     with connect("1GB", workers=1, threads_per_worker=2, kind="processes") as client:
         md.run(field, client=client, progress=False)
