@@ -8,11 +8,22 @@ from musedeep.errors import InputError
 from musedeep.grid import VoxelGrid, air_to_vacuum
 from musedeep.sky import box_center, eso_projection, middle_of, project, sky_frame, smallest_box_angle, turned
 
-__all__ = ["LINEAR_STEP_ANGSTROM", "LOG_STEP_ANGSTROM", "eso_grid", "grid_from_footprints"]
+__all__ = [
+    "LINEAR_STEP_ANGSTROM",
+    "LOG_STEP_ANGSTROM",
+    "check_common_field",
+    "check_grid_size",
+    "eso_grid",
+    "grid_from_footprints",
+]
 
 LINEAR_STEP_ANGSTROM = 1.25
 LOG_STEP_ANGSTROM = 1.25 / 1.6
 _WIDEST_FIELD_DEG = 2.0
+# Exposures further apart than this have no field in common; the gaps within a mosaic are smaller.
+_WIDEST_GAP_ARCSEC = 120.0
+# A mosaic of a hundred fields has 2e11.
+_MOST_VOXELS = 10**12
 
 
 def grid_from_footprints(
@@ -188,3 +199,80 @@ def eso_grid(
 
 def _round_half_away(value):
     return math.floor(value + 0.5)
+
+
+def check_common_field(footprints, dates):
+    """Refuse exposures that form groups with nothing but sky between them.
+
+    Parameters
+    ----------
+    footprints : sequence of ndarray, shape (M, 3), float64
+        For every exposure unit vectors of points that span its rows.
+    dates : sequence of str
+        What the exposures are called.
+
+    Raises
+    ------
+    InputError
+        Not all exposures hang together by gaps of at most two arcminutes.
+    """
+    group, gap = _groups(footprints)
+    members = [np.flatnonzero(group == number) for number in range(group.max() + 1)]
+    if len(members) > 1:
+        others = "; ".join(
+            f"{dates[n[0]]} and {len(n) - 1} more, {gap[n].min() / 60:.1f} arcmin away" for n in members[1:6]
+        )
+        raise InputError(
+            f"the exposures have no common field: {dates[0]} and {len(members[0]) - 1} more lie together; "
+            f"then there are {others}. Make a field of each group, or correct RA, DEC or the offsets, or "
+            "give the grid to combine all of them on with grid = FILE."
+        )
+
+
+def _groups(footprints):
+    """Number of the group of every exposure, and its distance from group 0 [arcsec] between circumcircles."""
+    centres = np.array([points.sum(axis=0) for points in footprints])
+    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    radii = np.array([_separation(p, c).max() for p, c in zip(footprints, centres, strict=True)])
+    group, gap = np.full(len(radii), -1), np.full(len(radii), np.inf)
+    for seed in range(len(radii)):
+        front = [seed] if group[seed] < 0 else []
+        number = group.max() + 1
+        group[front] = number
+        while front:
+            n = front.pop()
+            distance = _separation(centres, centres[n]) - radii - radii[n]
+            if number == 0:
+                gap = np.minimum(gap, distance)
+            near = np.flatnonzero((distance <= _WIDEST_GAP_ARCSEC) & (group < 0))
+            group[near] = number
+            front += near.tolist()
+    return group, gap
+
+
+def _separation(vectors, centre):
+    """Angles between unit vectors and another, arcsec."""
+    half = np.linalg.norm(vectors - centre, axis=-1) / 2
+    return np.degrees(2 * np.arcsin(half.clip(0.0, 1.0))) * 3600.0
+
+
+def check_grid_size(grid):
+    """Refuse a grid that no disk could hold: a step or an offset is wrong.
+
+    Parameters
+    ----------
+    grid : VoxelGrid
+
+    Raises
+    ------
+    InputError
+    """
+    voxels = math.prod(grid.shape)
+    if voxels > _MOST_VOXELS:
+        nz, ny, nx = grid.shape
+        raise InputError(
+            f"Grid: it has {nz} planes of {ny} x {nx} voxels, {voxels:.1e} in all; at most "
+            f"{_MOST_VOXELS:.0e} are possible. Its steps are {grid.step_arcsec[0]:.3g} and "
+            f"{grid.step_arcsec[1]:.3g} arcsec and {grid.wavelength_step:.3g} Angstrom: check dx, dy, "
+            "dlambda and the offsets."
+        )

@@ -11,7 +11,7 @@ import numpy as np
 
 from musedeep.errors import InputError
 from musedeep.grid import VoxelGrid
-from musedeep.layout import eso_grid, grid_from_footprints
+from musedeep.layout import check_common_field, check_grid_size, eso_grid, grid_from_footprints
 from musedeep.muse import DQ_BITS, sampling_arcsec
 from musedeep.offsets import Offset
 from musedeep.sky import eso_positions, sky_frame
@@ -23,10 +23,6 @@ __all__ = ["ExposureInput", "Method", "Recipe", "prepare"]
 _ARCSEC = 180.0 * 3600.0 / np.pi
 _PLANE_ANGSTROM = 1.25
 _ESO_ROWS = 4_000_000
-# Exposures further apart than this have no field in common; the gaps within a mosaic are smaller.
-_WIDEST_GAP_ARCSEC = 120.0
-# A mosaic of a hundred fields has 2e11 voxels.
-_MOST_VOXELS = 10**12
 # Changes when the arithmetic changes, so that blocks of an older version are not taken for finished.
 _ARITHMETIC = 1
 
@@ -276,9 +272,10 @@ def prepare(field, *, grid=None):
     # pointing.
     frames = [_true_frame(store, e, o) for e, o in zip(chosen, offsets, strict=True)]
     if grid is None and field.settings.grid.grid in ("data", "eso"):
-        _check_common_field(chosen, [_footprint(f, frame) for f, frame in zip(facts, frames, strict=True)])
+        footprints = [_footprint(f, frame) for f, frame in zip(facts, frames, strict=True)]
+        check_common_field(footprints, [e.date_obs for e in chosen])
     grid = grid or choose_grid(field, chosen, facts, frames, offsets, store)
-    _check_size(grid)
+    check_grid_size(grid)
     inputs = tuple(
         _input_of(e, f, frame, o, float(w), grid, field.settings.masks)
         for e, f, frame, o, w in zip(chosen, facts, frames, offsets, weights, strict=True)
@@ -305,56 +302,6 @@ def _footprint(facts, frame):
     plane = (np.array(facts["hull_arcsec"]) + facts["origin_arcsec"]) / _ARCSEC
     points = np.column_stack([plane, np.ones(len(plane))]) @ frame.T
     return points / np.linalg.norm(points, axis=1, keepdims=True)
-
-
-def _check_common_field(chosen, footprints):
-    """Refuse exposures that form groups with nothing but sky between them."""
-    centres = np.array([points.sum(axis=0) for points in footprints])
-    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
-    radii = np.array(
-        [_separation(points, c).max() for points, c in zip(footprints, centres, strict=True)]
-    )
-    group = np.full(len(chosen), -1)
-    gap = np.full(len(chosen), np.inf)  # to the nearest exposure of the first group
-    for seed in range(len(chosen)):
-        if group[seed] >= 0:
-            continue
-        number, front = group.max() + 1, [seed]
-        group[seed] = number
-        while front:
-            n = front.pop()
-            distance = _separation(centres, centres[n]) - radii - radii[n]
-            if number == 0:
-                gap = np.minimum(gap, distance)
-            near = np.flatnonzero((distance <= _WIDEST_GAP_ARCSEC) & (group < 0))
-            group[near] = number
-            front += near.tolist()
-    if group.max() > 0:
-        firsts = [np.flatnonzero(group == number) for number in range(group.max() + 1)]
-        others = "; ".join(
-            f"{chosen[members[0]].date_obs} and {len(members) - 1} more, {gap[members].min() / 60:.1f} arcmin from them"
-            for members in firsts[1:6]
-        )
-        raise InputError(
-            f"the exposures have no common field: {chosen[0].date_obs} and {len(firsts[0]) - 1} more lie together; "
-            f"apart from them {others}. Make a field of each group (or correct RA, DEC and the offsets), or "
-            "give the grid to combine them on with grid = FILE."
-        )
-
-
-def _separation(vectors, centre):
-    """Angles between unit vectors and another, arcsec."""
-    return 2 * _ARCSEC * np.arcsin(np.clip(np.linalg.norm(vectors - centre, axis=-1) / 2, 0.0, 1.0))
-
-
-def _check_size(grid):
-    if math.prod(grid.shape) > _MOST_VOXELS:
-        nz, ny, nx = grid.shape
-        raise InputError(
-            f"the output grid has {nz} planes of {ny} x {nx} voxels, {math.prod(grid.shape):.1e} in all; at most "
-            f"{_MOST_VOXELS:.0e} are possible. Its steps are {grid.step_arcsec[0]:.4g} and {grid.step_arcsec[1]:.4g} "
-            f"arcsec and {grid.wavelength_step:.4g} Angstrom: check dx, dy and dlambda, and the offsets."
-        )
 
 
 def _true_frame(store, exposure, offset):
