@@ -85,6 +85,8 @@ def threads_of(run, client=None):
     """Threads that share the memory of one worker process."""
     if client is not None:
         return max(client.nthreads().values(), default=run.threads)
+    if run.cluster != "threads":
+        return run.threads
     return run.workers or os.cpu_count() or 1
 
 

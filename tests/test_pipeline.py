@@ -204,6 +204,14 @@ def test_plans_need_no_rows(field):
     assert plans["combine"].tasks == md.run(field, progress=False).stages[1].facts["blocks"]
 
 
+def test_a_plan_knows_how_many_threads_share_the_memory(field):
+    local = plan_stages(field.changed(workers=2))[0]
+    processes = plan_stages(field.changed(workers=2, cluster="processes"))[0]
+    assert processes.peak_bytes < local.peak_bytes
+    both = plan_stages(field.changed(workers=1, threads=2, cluster="processes"))[0]
+    assert both.peak_bytes == local.peak_bytes
+
+
 def test_a_field_made_in_memory_is_written_when_it_runs(field, tmp_path):
     import dataclasses
 
