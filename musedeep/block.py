@@ -15,7 +15,7 @@ from musedeep.errors import MemoryLimitError
 from musedeep.kernels import reject, resample, sample, window
 from musedeep.masks import row_states
 from musedeep.reads import Box, plan_reads, steps_of
-from musedeep.store import CUBE_VARIABLES, PartReader
+from musedeep.store import CUBE_VARIABLES, PartReader, join_runs
 
 __all__ = ["combine_block"]
 
@@ -219,9 +219,7 @@ class _Tile:
             for n, part, found in reads.runs:
                 exposure = self.recipe.exposures[n]
                 for flagged, runs in found:
-                    for first, last in runs[segment].tolist():
-                        if first == last:
-                            continue
+                    for first, last in join_runs(runs[segment]):
                         self.rows_read += last - first
                         begin = at
                         number = first

@@ -84,6 +84,7 @@ class ShardReader:
         self.dtype = np.dtype(dtype)
         self.count = count
         self.bytes_read = 0
+        self._chunk = np.empty(shape, dtype)
         try:
             self._file = os.open(self.path, os.O_RDONLY)
         except FileNotFoundError:
@@ -111,7 +112,12 @@ class ShardReader:
         return np.frombuffer(raw, _ENTRY)
 
     def chunks(self, first, last):
-        """Decode chunks first <= c < last, one after the other; yields arrays of the chunk's shape.
+        """Decode chunks first <= c < last, one after the other.
+
+        Yields
+        ------
+        ndarray
+            Of the chunk's shape; the same memory each time, good until the next one is asked for.
 
         Raises
         ------
@@ -130,4 +136,5 @@ class ShardReader:
             packed, check = raw[begin : max(end - _CRC_BYTES, 0)], raw[max(end - _CRC_BYTES, 0) : end]
             if len(check) < _CRC_BYTES or crc32c(bytes(packed)) != int.from_bytes(check, "little"):
                 raise self._broken(f"chunk {c} is damaged (its checksum is wrong)")
-            yield np.frombuffer(blosc.decompress(packed), self.dtype).reshape(self.shape)
+            blosc.decompress(packed, self._chunk)
+            yield self._chunk

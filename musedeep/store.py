@@ -32,6 +32,7 @@ __all__ = [
     "Ledger",
     "PartReader",
     "PixelStore",
+    "join_runs",
     "open_cube",
 ]
 
@@ -301,7 +302,7 @@ class PartReader:
         Yields
         ------
         chunk : ndarray, shape (..., n)
-            A decoded chunk.
+            A decoded chunk; good until the next one is asked for.
         first, last : int
             The range of rows in it that belongs to the request.
         """
@@ -314,7 +315,39 @@ class PartReader:
 
     def read_flat(self, name, start, stop):
         """The same, gathered into one array of shape (..., stop - start)."""
-        return np.concatenate([chunk[..., a:b] for chunk, a, b in self.read(name, start, stop)], axis=-1)
+        reader = self._reader(name)
+        values = np.empty((*reader.shape[:-1], stop - start), reader.dtype)
+        at = 0
+        for chunk, a, b in self.read(name, start, stop):
+            values[..., at : at + b - a] = chunk[..., a:b]
+            at += b - a
+        return values
+
+
+def join_runs(runs):
+    """Join runs of rows that lie so close that the chunks between them are read anyway.
+
+    Parameters
+    ----------
+    runs : ndarray, shape (n, 2)
+        First row and end, ascending; empty ones are left out.
+
+    Yields
+    ------
+    (int, int)
+    """
+    begin = end = None
+    for first, last in runs.tolist():
+        if first == last:
+            continue
+        if begin is None:
+            begin = first
+        elif first - end > ROW_CHUNK:
+            yield begin, end
+            begin = first
+        end = last
+    if begin is not None:
+        yield begin, end
 
 
 def _read_attributes(folder, what, *needed):

@@ -52,7 +52,9 @@ def reader_of(path, values):
 def read_all(path, values):
     reader = reader_of(path, values)
     try:
-        return np.concatenate(list(reader.chunks(0, reader.count)), axis=-1)[..., : values.shape[-1]]
+        return np.concatenate([c.copy() for c in reader.chunks(0, reader.count)], axis=-1)[
+            ..., : values.shape[-1]
+        ]
     finally:
         reader.close()
 
@@ -94,7 +96,7 @@ def test_chunks_in_the_middle_are_read_alone(tmp_path, first, last):
     values = make_values((5, 10 * CHUNK))
     size = write_shard(tmp_path / "c", values, CHUNK)
     reader = reader_of(tmp_path / "c", values)
-    found = np.concatenate(list(reader.chunks(first, last)), axis=1)
+    found = np.concatenate([c.copy() for c in reader.chunks(first, last)], axis=1)
     np.testing.assert_array_equal(found, values[:, first * CHUNK : last * CHUNK])
     assert 0 < reader.bytes_read < 1.2 * size * (last - first) / 10
     reader.close()
