@@ -9,7 +9,7 @@ from google_crc32c import value as crc32c
 from musedeep.block import combine_block
 from musedeep.errors import InputError
 from musedeep.execute import run_tasks
-from musedeep.plan import block_shape, blocks_of, threads_of, tile_budget
+from musedeep.plan import block_shape, blocks_of, parallel_of, threads_of, tile_budget
 from musedeep.recipe import prepare
 from musedeep.store import CUBE_VARIABLES, CubeStore, Ledger
 
@@ -141,7 +141,7 @@ def combine_to_store(field, *, client=None, progress=None):
     run = field.settings.run
     threads = threads_of(run, client)
     recipe = prepare(field)
-    shape = _shape_of_store(field, recipe, threads)
+    shape = _shape_of_store(field, recipe, threads, client)
     memory = tile_budget(run.memory_bytes, threads, shape)
     blocks = blocks_of(recipe.grid, shape)
     cube, ledger = _open_or_create(field, recipe, shape)
@@ -208,14 +208,15 @@ def _combine_one(item, *, cube_path, memory):
     return record
 
 
-def _shape_of_store(field, recipe, threads):
+def _shape_of_store(field, recipe, threads, client):
     """Blocks as they are in the store, if its grid is the same: another memory figure shall not throw
     finished blocks away."""
     if (field.cube_path / "zarr.json").exists():
         cube = CubeStore(field.cube_path)
         if cube.grid == recipe.grid:
             return cube.block_shape
-    return block_shape(recipe.grid, field.settings.run.memory_bytes, threads)
+    run = field.settings.run
+    return block_shape(recipe.grid, run.memory_bytes, threads, parallel_of(run, client))
 
 
 def _open_or_create(field, recipe, shape):
@@ -291,7 +292,7 @@ def rejected_rows(field, **changes):
     field = field.changed(**changes) if changes else field
     recipe = prepare(field)
     run = field.settings.run
-    shape = block_shape(recipe.grid, run.memory_bytes, threads_of(run))
+    shape = block_shape(recipe.grid, run.memory_bytes, threads_of(run), parallel_of(run))
     memory = tile_budget(run.memory_bytes, threads_of(run), shape)
     work = partial(_rejected_of, memory=memory)
     found = {exposure.date_obs: [] for exposure in recipe.exposures}

@@ -9,7 +9,16 @@ import numpy as np
 
 from musedeep.errors import MemoryLimitError
 
-__all__ = ["Plan", "block_shape", "blocks_of", "plan_combine", "plan_ingest", "threads_of", "tile_budget"]
+__all__ = [
+    "Plan",
+    "block_shape",
+    "blocks_of",
+    "parallel_of",
+    "plan_combine",
+    "plan_ingest",
+    "threads_of",
+    "tile_budget",
+]
 
 # Resident size of a worker that has loaded everything and done nothing yet (docs/memory.md says how it was
 # measured).
@@ -90,7 +99,13 @@ def threads_of(run, client=None):
     return run.workers or os.cpu_count() or 1
 
 
-def block_shape(grid, memory_bytes, threads, parallel=8):
+def parallel_of(run, client=None):
+    """Number of blocks from which on there are enough of them to keep all workers busy."""
+    threads = sum(client.nthreads().values()) if client is not None else threads_of(run)
+    return 4 * max(threads, 1)
+
+
+def block_shape(grid, memory_bytes, threads, parallel):
     """Voxels of a block: large blocks waste little on their borders, small ones spread over many workers.
 
     Parameters
@@ -101,7 +116,7 @@ def block_shape(grid, memory_bytes, threads, parallel=8):
     threads : int
         That share it.
     parallel : int
-        Number of blocks from which on there are enough of them to keep all workers busy.
+        How many blocks there should be at least, see `parallel_of`.
 
     Returns
     -------
@@ -202,7 +217,7 @@ def plan_combine(field, client=None):
     run = field.settings.run
     threads = threads_of(run, client)
     recipe = prepare(field)
-    shape = block_shape(recipe.grid, run.memory_bytes, threads)
+    shape = block_shape(recipe.grid, run.memory_bytes, threads, parallel_of(run, client))
     blocks = blocks_of(recipe.grid, shape)
     rows = sum(part["row_count"] for exposure in recipe.exposures for part in exposure.parts.values())
     voxels = math.prod(recipe.grid.shape)

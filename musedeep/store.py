@@ -94,7 +94,8 @@ class PixelStore:
 
     def __init__(self, path):
         self.path = Path(path)
-        attributes = _read_attributes(self.path, "pixel store", "lattice", "tangent_deg")
+        attributes = _read_attributes(self.path, "pixel store", "musedeep_format", "lattice", "tangent_deg")
+        _check_format(self.path, attributes)
         self.lattice = attributes["lattice"]
         self.tangent = tuple(attributes["tangent_deg"])
 
@@ -362,6 +363,14 @@ def _read_attributes(folder, what, *needed):
         if name not in attributes:
             raise InputError(f"{folder}: this is no {what}, or its zarr.json is damaged: it lacks {name!r}.")
     return attributes
+
+
+def _check_format(path, attributes):
+    if attributes["musedeep_format"] != FORMAT:
+        raise InputError(
+            f"{path}: has format {attributes['musedeep_format']!r}, this version of musedeep knows {FORMAT}; move it "
+            "away and run again, or use the version that wrote it."
+        )
 
 
 class CubeStore:
