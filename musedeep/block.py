@@ -19,7 +19,7 @@ from musedeep.store import CUBE_VARIABLES, PartReader, join_runs
 
 __all__ = ["combine_block"]
 
-# Located rows of two steps, and sorted rows of one and a half: see `_Rows` and `_Window`.
+# Of the arrays that `_Tile` takes: rows of two steps as they are located, and sorted by cell.
 BYTES_PER_LOCATED_ROW = 31
 BYTES_PER_SORTED_ROW = 14
 BYTES_PER_CELL = 44
@@ -152,6 +152,7 @@ class _Tile:
         self.box = box
         self.keep_rejected = keep_rejected
         self.rejected_rows = []
+        self.pieces = {}  # where the rows of each exposure and part lie, by the first row of their step
         self.rows_read = 0
         self.rows_used = 0
         shape = tuple(b - a for a, b in box.tile)
@@ -168,9 +169,8 @@ class _Tile:
             self.number = _scratch("number", box.shape, np.int32)
             self.number[:] = -1
         self.weights = np.array([e.weight for e in recipe.exposures])
-        # what is in the window: planes [low, high), of which statistics are known below `known` and
-        # judgements below `judged`
-        self.low = self.high = self.known = self.judged = 0
+        # the window holds the sorted rows of planes [low, high); those of planes below `judged` are judged
+        self.low = self.high = self.judged = 0
         self.start = np.zeros(1, np.int32)
 
     def run(self, reads, steps):
@@ -184,7 +184,7 @@ class _Tile:
             filled = self._locate(reads, a, b, base)
             here = (base, filled)
             if self.method.reject != "none":
-                self._sort((before, here), complete, last=number == len(steps) - 1)
+                self._sort((before, here), complete)
                 self._judge(last=number == len(steps) - 1)
             self._spread(before)
             before = here
@@ -197,22 +197,16 @@ class _Tile:
         self.payload = _scratch("payload", (columns, n), np.float32)
         self.owner, self.state = _scratch("owner", n, np.uint16), _scratch("state", n, np.uint8)
         self.identity = np.empty(n if self.keep_rejected else 0, np.int64)
-        self.part_of = [None] * len(self.recipe.exposures)
         sorted_size = n + capacity if self.method.reject != "none" else 0
-        self.value, self.variance = (
-            _scratch("value", sorted_size, np.float32),
-            _scratch("variance", sorted_size, np.float32),
-        )
-        self.sorted_owner, self.index = (
-            _scratch("sorted_owner", sorted_size, np.uint16),
-            _scratch("index", sorted_size, np.int32),
-        )
+        self.value = _scratch("value", sorted_size, np.float32)
+        self.variance = _scratch("variance", sorted_size, np.float32)
+        self.sorted_owner = _scratch("sorted_owner", sorted_size, np.uint16)
+        self.index = _scratch("index", sorted_size, np.int32)
 
     def _locate(self, reads, a, b, at):
         """Read the segments a <= s < b and put their rows into the voxels of the box; returns the place
         behind the last."""
         box = self.box
-        self.pieces = getattr(self, "pieces", {})
         self.pieces[at] = []
         base = at
         for segment in range(a, b):
@@ -251,7 +245,7 @@ class _Tile:
                             self.pieces[base].append((begin, at, n, part.folder.name))
         return at
 
-    def _sort(self, ranges, complete, last):
+    def _sort(self, ranges, complete):
         """Drop planes that are done with from the window and add those that became complete."""
         cells = self.box.cells
         # the next planes to be judged look at as many planes behind them as ahead
