@@ -72,7 +72,8 @@ class Field:
 
         settings = Settings().changed(**settings)
         exposures = group_exposures(paths)
-        field = cls(_folder_of(folder), name or _object_of(exposures), settings, _sources_of(exposures))
+        name = name or exposures[0].object_name or "field"
+        field = _checked(cls(_folder_of(folder), name, settings, _sources_of(exposures)))
         field.write(overwrite=overwrite)
         return field
 
@@ -146,7 +147,7 @@ class Field:
         **changes
             As in `Settings.changed`.
         """
-        return dataclasses.replace(self, settings=self.settings.changed(**changes))
+        return _checked(dataclasses.replace(self, settings=self.settings.changed(**changes)))
 
     def without(self, *dates):
         """The same field without some exposures; field.toml stays as it is until `write`.
@@ -161,8 +162,14 @@ class Field:
         UsageError
             The field has no such exposure, or none is left.
         """
-        kept = self.exposures.select("without=" + ",".join(dates))
-        return dataclasses.replace(self, sources=tuple(self.sources[place] for place in kept))
+        sources = tuple(self.sources[n] for n in self.exposures.select("without=" + ",".join(dates)))
+        left = {source.date_obs[:23] for source in sources}
+        masks = []
+        for mask in self.settings.masks:
+            named = tuple(date for date in mask.exposures if date[:23] in left)
+            if named or not mask.exposures:
+                masks.append(dataclasses.replace(mask, exposures=named))
+        return dataclasses.replace(self, sources=sources, settings=self.settings.changed(masks=masks))
 
     def add_exposures(self, paths):
         """Add reduced pixel tables to field.toml, whose other lines stay as they are.
@@ -296,7 +303,20 @@ def _field_from(data, folder):
     for date in dates:
         if dates.count(date) > 1:
             raise UsageError(f"DATE-OBS {date} is listed {dates.count(date)} times; keep one of them")
-    return Field(folder, str(data.get("name", folder.name)), settings, _in_time(sources))
+    return _checked(Field(folder, str(data.get("name", folder.name)), settings, _in_time(sources)))
+
+
+def _checked(field):
+    """The field itself, if its masks name exposures that it has."""
+    known = {date[:23] for date in field.exposures.dates}
+    for mask in field.settings.masks:
+        for date in mask.exposures:
+            if date[:23] not in known:
+                raise UsageError(
+                    f"mask: exposures = {date!r} is none of this field, "
+                    f"whose first is {field.exposures.dates[0]}; correct or remove it"
+                )
+    return field
 
 
 def _source_from(entry, folder):
@@ -325,10 +345,6 @@ def _sources_of(exposures):
 
 def _in_time(sources):
     return tuple(sorted(sources, key=lambda source: source.date_obs))
-
-
-def _object_of(exposures):
-    return exposures[0].object_name or "field"
 
 
 def _relative(path, folder):

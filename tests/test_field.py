@@ -264,6 +264,27 @@ def test_without_leaves_field_toml_alone_until_it_is_written(field):
     assert open_field(field.folder) == fewer
 
 
+def test_a_mask_names_exposures_of_the_field(field):
+    with pytest.raises(UsageError, match="mask: exposures = '2014-08-10T01:09:00.000' is none of this field"):
+        field.changed(masks=[{"exposures": ["2014-08-10T01:09:00.000"], "ifu": [3]}])
+    masks = [
+        {"exposures": [DATES[0]], "ifu": [1]},
+        {"exposures": DATES[:2], "ifu": [2]},
+        {"ifu": [3]},
+    ]
+    masked = field.changed(masks=masks)
+    masked.write()
+    assert open_field(field.folder) == masked
+    fewer = masked.without(DATES[0])
+    assert [mask.exposures for mask in fewer.settings.masks] == [(DATES[1],), ()]
+    text = masked.toml.read_text().replace(
+        f'exposures = ["{DATES[0]}"]', 'exposures = ["2013-01-01T00:00:00"]'
+    )
+    masked.toml.write_text(text)
+    with pytest.raises(UsageError, match="field.toml: mask: exposures = '2013-01-01T00:00:00' is none of"):
+        open_field(field.folder)
+
+
 def test_changed_settings_leave_the_field_alone(field):
     changed = field.changed(nclip=3, select="half:A")
     assert changed.settings.combine.nclip == (3.0, 3.0)
