@@ -173,7 +173,9 @@ def eso_positions(phi, theta, ra_deg, dec_deg, first=None):
     ra_relative = (alpha * degrees).astype(np.float32)
     dec_relative = (delta * degrees - dec_deg).astype(np.float32)
     if first is not None:
-        ra_relative = (ra_relative.astype(np.float64) + (ra_deg - first[0])).astype(np.float32)
+        # exact for what is less than half a turn away, and right across 0h, where the peer is not
+        turn = math.remainder(ra_deg - first[0], 360.0)
+        ra_relative = (ra_relative.astype(np.float64) + turn).astype(np.float32)
         dec_relative = (dec_relative.astype(np.float64) + (dec_deg - first[1])).astype(np.float32)
     return ra_relative, dec_relative
 
