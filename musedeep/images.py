@@ -46,8 +46,8 @@ class Filter:
         Returns
         -------
         float
-            Percent of the curve's sum, sampled every Angstrom, between the first plane inside the curve and
-            the end of the last one (the keyword ESO DRS MUSE FILTER FRACTION).
+            Percent of the curve's sum, sampled every Angstrom, from the plane at or below the start of the
+            curve to the one above its end (the keyword ESO DRS MUSE FILTER FRACTION).
         """
         samples = np.arange(self.wavelength[0], self.wavelength[-1] + 1e-9, 1.0)
         curve = self.throughput_at(samples)
@@ -56,7 +56,8 @@ class Filter:
             return 0.0
         step = np.diff(wavelengths[-2:])[0] if len(wavelengths) > 1 else 0.0
         edges = np.append(wavelengths, wavelengths[-1] + step)
-        covered = (samples >= edges[inside[0]]) & (samples <= edges[inside[-1] + 1])
+        first = inside[0] - (inside[0] > 0 and wavelengths[inside[0]] > self.wavelength[0])
+        covered = (samples >= edges[first]) & (samples <= edges[inside[-1] + 1])
         return float(100.0 * curve[covered].sum() / curve.sum())
 
 

@@ -1,3 +1,5 @@
+import subprocess
+
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -5,7 +7,9 @@ from astropy.table import Table
 from cubes import UNIT, make_arrays, make_grid
 
 from musedeep.errors import InputError
+from musedeep.grid import VoxelGrid
 from musedeep.images import WHITE, Filter, ImageSum, MapMean, collapse, extension_header, read_filters
+from musedeep.simulate import simulate_exposures
 
 
 def reference_image(flux, variance, throughput):
@@ -135,3 +139,50 @@ def test_extension_headers():
     flat = extension_header("DATA", wcs, "s", "UDF", axes=2, has_variance=False)
     assert not [key for key in flat if "3" in key] and flat["CD1_2"] == wcs["CD1_2"]
     assert "ERRDATA" not in flat
+
+
+CURVES = {
+    "inside": (np.linspace(6510.3, 6531.7, 30), 12.0),
+    "below": (np.linspace(6480.0, 6530.0, 26), 9.0),
+    "above": (np.linspace(6511.24, 6620.7, 40), 40.0),
+}
+
+
+@pytest.mark.esorex
+def test_images_are_those_of_the_peer(tmp_path):
+    """The collapse of muse_exp_combine, with curves that begin and end inside and outside of its cube."""
+    tables = simulate_exposures(
+        tmp_path,
+        exposures=2,
+        field_arcsec=4.0,
+        wavelength=(6500.0, 6540.0),
+        stars=2,
+        galaxies=0,
+        fov_images=False,
+    )
+    hdus = fits.HDUList([fits.PrimaryHDU()])
+    for name, (wavelength, width) in CURVES.items():
+        throughput = np.exp(-0.5 * ((wavelength - 6505) / width) ** 2)
+        hdus.append(fits.BinTableHDU(Table({"lambda": wavelength, "throughput": throughput})))
+        hdus[-1].header["EXTNAME"] = name
+    hdus.writeto(tmp_path / "filters.fits")
+    frames = [f"{path} PIXTABLE_REDUCED" for path in tables] + [f"{tmp_path / 'filters.fits'} FILTER_LIST"]
+    (tmp_path / "frames.sof").write_text("\n".join(frames) + "\n")
+    names = ["white", *CURVES]
+    command = [
+        "esorex",
+        f"--output-dir={tmp_path}",
+        "muse_exp_combine",
+        "--filter=" + ",".join(names),
+        "frames.sof",
+    ]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+    with fits.open(tmp_path / "DATACUBE_FINAL.fits") as cube:
+        wavelengths = VoxelGrid.from_header(cube["DATA"].header).wavelengths
+        flux, variance = (cube[name].data.astype("f4") for name in ("DATA", "STAT"))
+    for number, curve in enumerate(read_filters(names, tmp_path / "filters.fits"), 1):
+        with fits.open(tmp_path / f"IMAGE_FOV_{number:04d}.fits") as peer:
+            image, _ = collapse(flux, variance, wavelengths, curve)
+            np.testing.assert_allclose(image, peer["DATA"].data, rtol=1e-6, equal_nan=True)
+            fraction = peer[0].header["ESO DRS MUSE FILTER FRACTION"]
+        assert curve.covered_percent(wavelengths) == pytest.approx(fraction, rel=1e-6)
