@@ -4,13 +4,30 @@ from functools import lru_cache
 
 import numpy as np
 
+from musedeep.errors import UsageError
 from musedeep.kernels.window import REJECTED, STATISTICS_ONLY, USABLE
 from musedeep.muse import DQ_BITS
 
-__all__ = ["row_states"]
+__all__ = ["check_regions", "row_states"]
 
 _MASKED = REJECTED  # neither judged nor spread
 _NONE = np.zeros(0, np.uint8)
+
+
+def check_regions(masks):
+    """Refuse masks whose region cannot be read, before any row is.
+
+    Parameters
+    ----------
+    masks : sequence of Mask
+
+    Raises
+    ------
+    UsageError
+    """
+    for mask in masks:
+        if mask.region:
+            _sky_regions(mask.region)
 
 
 def row_states(recipe, exposure, part, rows, first, last, number, flagged):
@@ -81,6 +98,19 @@ def _inside(recipe, exposure, part, mask, rows, dq, number):
 @lru_cache(maxsize=64)
 def _pixel_regions(text, grid):
     """DS9 regions in voxel coordinates of the grid."""
-    from regions import Regions
+    return tuple(region.to_pixel(grid.wcs.celestial) for region in _sky_regions(text))
 
-    return tuple(region.to_pixel(grid.wcs.celestial) for region in Regions.parse(text, format="ds9"))
+
+def _sky_regions(text):
+    from regions import Regions, SkyRegion
+
+    try:
+        regions = Regions.parse(text, format="ds9")
+    except Exception as error:  # the parser raises whatever it stumbles over
+        raise UsageError(f"mask: region = {text!r} cannot be read as a DS9 region: {error}") from error
+    if not len(regions) or not all(isinstance(region, SkyRegion) for region in regions):
+        raise UsageError(
+            f"mask: region = {text!r} holds no region on the sky; write one like "
+            "'icrs; circle(53.16, -27.78, 5\")'"
+        )
+    return regions

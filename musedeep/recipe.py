@@ -12,6 +12,7 @@ import numpy as np
 from musedeep.errors import InputError
 from musedeep.grid import VoxelGrid
 from musedeep.layout import check_common_field, check_grid_size, eso_grid, grid_from_footprints
+from musedeep.masks import check_regions
 from musedeep.muse import DQ_BITS, sampling_arcsec
 from musedeep.offsets import Offset
 from musedeep.sky import eso_positions, sky_frame
@@ -262,6 +263,7 @@ def prepare(field, *, grid=None):
             )
         facts.append(found)
     unit = _common_unit(chosen, facts)
+    check_regions(field.settings.masks)
     table = field.read_offsets()
     offsets = (
         [o or _NO_OFFSET for o in table.match(chosen)] if table is not None else [_NO_OFFSET] * len(chosen)

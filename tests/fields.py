@@ -267,3 +267,11 @@ def four(four_files, tmp_path_factory):
 def four_maps(four):
     """All maps of it with the default settings."""
     return maps_of(four)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """A field like `four` of a tenth of its rows, for what the slow reference has to work on."""
+    folder = tmp_path_factory.mktemp("small")
+    paths = simulate_exposures(folder, **(FOUR | {"field_arcsec": 3.2, "wavelength": (6500.0, 6512.0)}))
+    return ingested(paths, folder / "field", offsets=folder / "OFFSET_LIST.fits")
