@@ -147,7 +147,7 @@ def test_a_mask_of_flags_takes_them_out_again(field):
 def test_masked_rows_are_in_no_sample(small):
     """A mask works before the rejection: the same as if the rows were not there."""
     masks = [{"slice": list(range(10, 25))}, {"wavelength": [6505, 6507]}]
-    rows, recipe = stored_rows(four)
+    rows, recipe = stored_rows(small)
     slices = []
     for exposure in recipe.exposures:
         name, facts = next(iter(exposure.parts.items()))
@@ -176,15 +176,15 @@ def _pixel(recipe):
 
 def test_flags_that_the_peer_uses_for_its_statistics_are_not_spread(small):
     """Rows flagged as cosmic rays alone are in the sample of the peer's rule but in no voxel."""
-    rows, recipe = stored_rows(small, flagged=True, reject="eso", crsigma=3)
+    rows, recipe = stored_rows(small, flagged=True, reject="eso", crtype="mean", crsigma=3)
     direction = ("none", "x", "y")[recipe.method.direction]
-    wanted = reference.eso_rejected(rows, recipe.grid.shape, crsigma=3, direction=direction)
+    wanted = reference.eso_rejected(rows, recipe.grid.shape, crtype="mean", crsigma=3, direction=direction)
     left = (rows.dq == 0) & ~wanted
     plain = reference.eso_rejected(
-        rows.select(rows.dq == 0), recipe.grid.shape, crsigma=3, direction=direction
+        rows.select(rows.dq == 0), recipe.grid.shape, crtype="mean", crsigma=3, direction=direction
     )
     assert (wanted & (rows.dq == 0)).sum() != plain.sum()  # it makes a difference
-    maps = maps_of(small, reject="eso", crsigma=3)
+    maps = maps_of(small, reject="eso", crtype="mean", crsigma=3)
     flux, _ = reference.resample(rows, recipe.grid, left, step_deg=_pixel(recipe))
     np.testing.assert_array_equal(np.isnan(maps["flux"]), np.isnan(flux))
     np.testing.assert_allclose(maps["flux"], flux, rtol=1e-5, atol=1e-3)
