@@ -173,9 +173,10 @@ class ImageSum:
             if factor == 0:
                 continue
             good = np.isfinite(plane)
-            np.add(self._flux, factor * plane.astype(np.float64), out=self._flux, where=good)
-            np.add(self._variance, factor**2 * noise.astype(np.float64), out=self._variance, where=good)
-            np.add(self._weight, factor, out=self._weight, where=good)
+            # The factor is a float64 scalar, so the products are float64.
+            self._flux += factor * np.where(good, plane, np.float32(0))
+            self._variance += factor**2 * np.where(good, noise, np.float32(0))
+            self._weight += factor * good
 
     def image(self):
         """The image and its variance; two ndarrays, shape (ny, nx), float32, NaN without data."""
