@@ -198,7 +198,14 @@ def resample(
     """
     if method == "nearest":
         return _nearest(rows.select(kept), grid, step_deg)
-    rows = rows.select(kept)
+    sums = sums_of(rows.select(kept), grid, method, step_deg, pixfrac, ld, rc, geometry, clamp)
+    return _mean_and_variance(*sums)
+
+
+def sums_of(
+    rows, grid, method, step_deg, pixfrac=(0.6, 0.6, 0.6), ld=1, rc=1.25, geometry="plane", clamp=False
+):
+    """Sums of weight, weight x data and weight^2 x variance of every voxel, float64; see `resample`."""
     cells = cells_of(rows, grid.shape, clamp)
     distances = {"plane": native_distances, "sky": sky_distances}[geometry]
     sums = np.zeros((3, math.prod(grid.shape)))
@@ -216,15 +223,15 @@ def resample(
             sums, (weight, weight * part.data, weight * weight * part.variance), strict=True
         ):
             total += np.bincount(flat, term, minlength=total.size)
-    return _mean_and_variance(*sums, grid.shape)
+    return sums.reshape(3, *grid.shape)
 
 
-def _mean_and_variance(total, weighted, squared, shape):
+def _mean_and_variance(total, weighted, squared):
     normal = np.abs(total) >= SMALLEST
     with np.errstate(over="ignore", invalid="ignore"):
         data = np.where(normal, weighted / np.where(normal, total, 1.0), np.nan).astype(np.float32)
         variance = np.where(normal, squared / np.where(normal, total, 1.0) ** 2, np.nan).astype(np.float32)
-    return data.reshape(shape), variance.reshape(shape)
+    return data, variance
 
 
 def _nearest(rows, grid, step_deg):

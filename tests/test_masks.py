@@ -187,7 +187,7 @@ def test_flags_that_the_peer_uses_for_its_statistics_are_not_spread(small, tmp_p
     rule = {"crsigma": 3, "direction": ("none", "x", "y")[recipe.method.direction]}
     rejected = reference.eso_rejected(rows, recipe.grid.shape, **rule) & (rows.dq == 0)
     plain = reference.eso_rejected(rows.select(rows.dq == 0), recipe.grid.shape, **rule)
-    assert 0 < rejected.sum() < plain.sum() - 20  # the flagged rows make a difference
+    assert 0 < rejected.sum() < plain.sum() - 10  # the flagged rows make a difference
     maps = maps_of(field)
     left = (rows.dq == 0) & ~rejected
     flux, _ = reference.resample(rows, recipe.grid, left, step_deg=_pixel(recipe))
