@@ -204,21 +204,29 @@ def _read_rows(task, lattice):
     from musedeep.pixtable import open_pixel_table
 
     names = ["xpos", "ypos", "lambda", "data", "stat", "dq", "origin"]
-    pieces = {}
-    for n, file in enumerate(task.files):
-        table = open_pixel_table(file)
-        wanted = [*names, "weight"] if "weight" in table.columns else names
-        for start, stop in _row_ranges(task, table, n, lattice):
-            for name, values in table.read_columns(wanted, start, stop).items():
-                pieces.setdefault(name, []).append(values)
-    columns = {
-        name: (parts[0] if len(parts) == 1 else np.concatenate(parts)) for name, parts in pieces.items()
-    }
-    if len({len(values) for values in columns.values()}) > 1:
+    tables = [open_pixel_table(file) for file in task.files]
+    weighted = ["weight" in table.columns for table in tables]
+    if any(weighted) and not all(weighted):
         raise InputError(
             f"exposure {task.exposure}: some of its files have a column weight and others have none; "
             f"give files of one kind."
         )
+    wanted = [*names, "weight"] if all(weighted) else names
+    ranges = [
+        (table, *span) for n, table in enumerate(tables) for span in _row_ranges(task, table, n, lattice)
+    ]
+    total = sum(stop - start for _, start, stop in ranges)
+    columns = {}
+    at = 0
+    for table, start, stop in ranges:
+        for name, values in table.read_columns(wanted, start, stop).items():
+            if len(ranges) == 1:
+                columns[name] = values
+                continue
+            if name not in columns:  # in place at once: gathering pieces first would take twice the memory
+                columns[name] = np.empty(total, values.dtype)
+            columns[name][at : at + len(values)] = values
+        at += stop - start
     return columns
 
 
