@@ -144,8 +144,8 @@ def grid_like(ours, **changes):
         {
             "cd": ((-0.24 / 3600, 0), (0, 0.22 / 3600)),
             "wavelength_step": 1.7,
-            "shape": (20, 60, 56),
-            "crpix": (29.6, 29.3),
+            "shape": (20, 64, 62),
+            "crpix": (33.6, 31.3),
         },
     ],
     ids=["shifted", "fraction", "log", "vacuum", "vacuum-log", "steps"],

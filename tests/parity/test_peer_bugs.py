@@ -138,7 +138,7 @@ def test_a_fractional_reference_plane_of_a_logarithmic_axis_is_obeyed(peer, ours
         assert disagreement(found["flux"], found["variance"], cubes[1]).data < 1e-3
 
 
-@pytest.mark.parametrize("reject", ["none", "guarded"])
+@pytest.mark.parametrize("reject", ["none", "guarded", "eso"])
 def test_a_cut_out_is_cut_out_of_the_cube(peer, ours, tmp_path, reject):
     """The recipe moves all rows outside the grid into the cells of its edge, and mixes them with those that
     belong there.
