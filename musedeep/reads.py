@@ -85,6 +85,19 @@ def _segments_of(recipe, box):
 
 
 def plan_reads(recipe, box, sources):
+    """Find the runs of rows that hold everything a box needs.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    box : Box
+    sources : list of (int, list of PartReader)
+        Place of each exposure in the recipe, and its parts.
+
+    Returns
+    -------
+    Reads
+    """
     first, last = _segments_of(recipe, box)
     # flagged rows are read only by who wants some of them
     kinds = (0, 1) if recipe.method.keep_dq or recipe.method.reject == "eso" else (0,)

@@ -1,66 +1,20 @@
-"""What lies in the pixel store and in the cube store, and the ledger of finished blocks.
+"""The pixel store: the rows of all exposures, sorted by wavelength segment and sky pencil."""
 
-Pixel store (``pixels.zarr``)::
-
-    zarr.json                      lattice of pencils and wavelength segments, tangent point, format
-    <exposure>/zarr.json           facts of the exposure; written last, so an exposure is there whole or not
-    at all
-    <exposure>/<part>/rows         float32 (column, row): x, y, wavelength, value, variance[, weight]
-    <exposure>/<part>/dq           uint32 (row,)
-    <exposure>/<part>/slice        uint16 (row,): 48 * (IFU - 1) + slice
-    <exposure>/<part>/origin       uint32 (row,): the detector pixel
-    <exposure>/<part>/offset       int64: first row of each (flagged, segment, pencil row, pencil column)
-
-Cube store (``cube.zarr``): six variables over (wavelength, y, x); a shard is a block.
-"""
-
-import json
 import os
 import shutil
-import warnings
 from pathlib import Path
 
 import numpy as np
 
 from musedeep import shards
 from musedeep.errors import InputError
-from musedeep.grid import VoxelGrid
+from musedeep.store.common import FORMAT, check_format, codecs, read_attributes, zarr_module
 
-__all__ = [
-    "CUBE_VARIABLES",
-    "CubeStore",
-    "Ledger",
-    "PartReader",
-    "PixelStore",
-    "join_runs",
-    "open_cube",
-]
+__all__ = ["PartReader", "PixelStore", "join_runs"]
 
-FORMAT = 1
 ROW_CHUNK = 4096
 INTEGER_CHUNK = 65536
 COLUMNS = ("x", "y", "wavelength", "value", "variance", "weight")
-
-CUBE_VARIABLES = {
-    "flux": ("float32", "unit", "weighted mean of the rows"),
-    "variance": ("float32", "unit**2", "propagated variance of the mean, covariance between voxels ignored"),
-    "exposure_count": ("uint16", "1", "number of exposures in the mean"),
-    "exposure_time": ("float32", "s", "seconds of the exposures in the mean"),
-    "rejected_count": ("uint16", "1", "rows rejected in this voxel"),
-    "weight": ("float32", "1", "sum of kernel times exposure weight"),
-}
-
-
-def _zarr():
-    import zarr
-
-    return zarr
-
-
-def _row_codecs():
-    from zarr.codecs import BloscCodec, Crc32cCodec
-
-    return [BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec()]
 
 
 def _create_sharded(group, name, values, chunk, **attributes):
@@ -74,7 +28,7 @@ def _create_sharded(group, name, values, chunk, **attributes):
         dtype=values.dtype,
         chunks=(*lead, chunk),
         shards=(*lead, whole),
-        compressors=_row_codecs(),
+        compressors=codecs(),
         fill_value=0,
         attributes=attributes,
     )
@@ -94,8 +48,8 @@ class PixelStore:
 
     def __init__(self, path):
         self.path = Path(path)
-        attributes = _read_attributes(self.path, "pixel store", "musedeep_format", "lattice", "tangent_deg")
-        _check_format(self.path, attributes)
+        attributes = read_attributes(self.path, "pixel store", "musedeep_format", "lattice", "tangent_deg")
+        check_format(self.path, attributes)
         self.lattice = attributes["lattice"]
         self.tangent = tuple(attributes["tangent_deg"])
 
@@ -122,7 +76,7 @@ class PixelStore:
                 "segment_start_angstrom": 0.0,
                 "segment_angstrom": segment_angstrom,
             }
-            _zarr().create_group(
+            zarr_module().create_group(
                 path,
                 attributes={
                     "musedeep_format": FORMAT,
@@ -148,7 +102,7 @@ class PixelStore:
         """Facts of every exposure that is completely there, by name, in order of DATE-OBS; dict of dicts."""
         found = {}
         for file in sorted(self.path.glob("*/zarr.json")):
-            facts = _read_attributes(file.parent, "exposure in the pixel store", "fingerprint", "parts")
+            facts = read_attributes(file.parent, "exposure in the pixel store", "fingerprint", "parts")
             found[file.parent.name] = facts
         return dict(sorted(found.items(), key=lambda item: item[1]["date_obs"]))
 
@@ -172,7 +126,7 @@ class PixelStore:
         final = self.staging(exposure) / part
         partial = final.with_name(f"{part}.{os.getpid()}.writing")
         shutil.rmtree(partial, ignore_errors=True)
-        group = _zarr().create_group(partial, attributes=facts)
+        group = zarr_module().create_group(partial, attributes=facts)
         _create_sharded(group, "rows", rows, ROW_CHUNK, columns=list(COLUMNS[: rows.shape[0]]))
         _create_sharded(group, "dq", dq, INTEGER_CHUNK)
         _create_sharded(group, "slice", slices, INTEGER_CHUNK)
@@ -188,14 +142,14 @@ class PixelStore:
     def staged_part(self, exposure, part):
         """Attributes of a part that was finished before an interruption, or None."""
         folder = self.staging(exposure) / part
-        return _read_attributes(folder, "part", "box") if (folder / "zarr.json").exists() else None
+        return read_attributes(folder, "part", "box") if (folder / "zarr.json").exists() else None
 
     def commit(self, exposure, facts):
         """Make the staged parts the exposure: one rename, after which it counts as ingested."""
         staging = self.staging(exposure)
         for leftover in staging.glob("*.writing"):
             shutil.rmtree(leftover)
-        _zarr().create_group(staging, attributes=facts, overwrite=False)
+        zarr_module().create_group(staging, attributes=facts, overwrite=False)
         final = self.path / exposure
         if final.exists():
             shutil.rmtree(final)
@@ -349,201 +303,3 @@ def join_runs(runs):
         end = last
     if begin is not None:
         yield begin, end
-
-
-def _read_attributes(folder, what, *needed):
-    try:
-        with (Path(folder) / "zarr.json").open() as file:
-            attributes = json.load(file)["attributes"]
-    except FileNotFoundError:
-        raise InputError(f"{folder}: there is no {what} here.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"{folder}: the {what} has a damaged zarr.json ({error}).") from None
-    for name in needed:
-        if name not in attributes:
-            raise InputError(f"{folder}: this is no {what}, or its zarr.json is damaged: it lacks {name!r}.")
-    return attributes
-
-
-def _check_format(path, attributes):
-    if attributes["musedeep_format"] != FORMAT:
-        raise InputError(
-            f"{path}: has format {attributes['musedeep_format']!r}, this version of musedeep knows {FORMAT}; move it "
-            "away and run again, or use the version that wrote it."
-        )
-
-
-class CubeStore:
-    """The deep cube: flux, variance and maps, written block by block.
-
-    Parameters
-    ----------
-    path : path
-    """
-
-    def __init__(self, path):
-        self.path = Path(path)
-        self.attrs = _read_attributes(self.path, "cube store", "grid", "block_shape")
-        self.grid = VoxelGrid.from_dict(self.attrs["grid"])
-        self.shape = self.grid.shape
-        self.block_shape = tuple(self.attrs["block_shape"])
-        self._group = _zarr().open_group(self.path, mode="r+")
-
-    @classmethod
-    def create(cls, path, grid, block_shape, attributes):
-        """Make a cube store without any data yet; what was at ``path`` is replaced.
-
-        Parameters
-        ----------
-        path : path
-        grid : VoxelGrid
-        block_shape : (int, int, int)
-            Voxels of a block (wavelength, y, x): the shard of every variable.
-        attributes : dict
-            JSON-able; ``unit`` names the unit of flux.
-        """
-        path = Path(path)
-        partial = path.with_name(path.name + ".writing")
-        shutil.rmtree(partial, ignore_errors=True)
-        unit = attributes.get("unit", "")
-        group = _zarr().create_group(
-            partial,
-            attributes={
-                **attributes,
-                "musedeep_format": FORMAT,
-                "grid": grid.to_dict(),
-                "block_shape": list(block_shape),
-            },
-        )
-        chunks = tuple(_largest_divisor(n, limit) for n, limit in zip(block_shape, (16, 64, 64), strict=True))
-        for name, (dtype, kind, text) in CUBE_VARIABLES.items():
-            group.create_array(
-                name,
-                shape=grid.shape,
-                dtype=dtype,
-                chunks=chunks,
-                shards=tuple(block_shape),
-                compressors=_row_codecs(),
-                fill_value=np.nan if name in ("flux", "variance") else 0,
-                dimension_names=("wavelength", "y", "x"),
-                attributes={
-                    "units": kind.replace("unit", f"({unit})" if "**" in kind else unit),
-                    "long_name": text,
-                },
-            )
-        axis = group.create_array(
-            "wavelength",
-            shape=(grid.shape[0],),
-            dtype="float64",
-            chunks=(grid.shape[0],),
-            dimension_names=("wavelength",),
-            attributes={
-                "units": "Angstrom",
-                "long_name": "wavelength in " + ("vacuum" if grid.vacuum else "air"),
-            },
-            fill_value=0,
-        )
-        axis[:] = grid.wavelengths
-        with warnings.catch_warnings():
-            # zarr warns that other readers pass over this; without it xarray warns whoever opens the cube
-            warnings.simplefilter("ignore")
-            _zarr().consolidate_metadata(group.store)
-        shutil.rmtree(path, ignore_errors=True)
-        partial.rename(path)
-        return cls(path)
-
-    def set_attributes(self, **attributes):
-        """Change attributes of the store (settings, exposures) in place."""
-        self._group.attrs.update(attributes)
-        self.attrs = _read_attributes(self.path, "cube store")
-
-    def write_block(self, bounds, maps):
-        """Write one block and make it durable.
-
-        Parameters
-        ----------
-        bounds : ((int, int), (int, int), (int, int))
-            Planes, rows, columns; whole blocks only, so that no two writers share a shard.
-        maps : dict of ndarray
-            Every variable of `CUBE_VARIABLES`, of the block's shape.
-        """
-        region = tuple(slice(*bound) for bound in bounds)
-        place = "/".join(str(bound[0] // n) for bound, n in zip(bounds, self.block_shape, strict=True))
-        for name, values in maps.items():
-            self._group[name][region] = values
-            file = self.path / name / "c" / place
-            if file.exists():  # zarr writes nothing for a block that holds only the fill value
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
-
-    def read(self, variable, first, last):
-        """Planes first <= k < last of one variable; ndarray, shape (last - first, ny, nx)."""
-        return self._group[variable][first:last]
-
-
-def _largest_divisor(n, limit):
-    return max(d for d in range(1, min(n, limit) + 1) if n % d == 0)
-
-
-def open_cube(path):
-    """Open a cube store as an `xarray.Dataset`.
-
-    Parameters
-    ----------
-    path : path
-        Folder of the store (``cube.zarr``).
-
-    Returns
-    -------
-    xarray.Dataset
-        Lazy; dask chunks are the stored blocks. Dimensions (wavelength, y, x), with y and x counted from 0;
-        its geometry, images and spectra are under ``.muse``, see `musedeep.accessor.MuseAccessor`.
-    """
-    import xarray
-
-    import musedeep.accessor  # noqa: F401  (registers .muse)
-
-    cube = CubeStore(path)
-    chunks = dict(zip(("wavelength", "y", "x"), cube.block_shape, strict=True))
-    data = xarray.open_zarr(path, chunks=chunks, consolidated=False)
-    return data.assign_coords(y=np.arange(cube.shape[1]), x=np.arange(cube.shape[2]))
-
-
-class Ledger:
-    """Which blocks are done, with the key of what went into them: one line of JSON each, appended and synced.
-
-    A line that was cut by a crash does not parse and does not count. The last line of a block is the valid
-    one.
-
-    Parameters
-    ----------
-    path : path
-        The ledger's file.
-    """
-
-    def __init__(self, path):
-        self.path = Path(path)
-
-    def read(self):
-        """Records of all blocks by their number; dict of int to dict."""
-        records = {}
-        if self.path.exists():
-            for line in self.path.read_bytes().splitlines():
-                try:
-                    record = json.loads(line)
-                    records[record["block"]] = record
-                except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
-                    continue
-        return records
-
-    def append(self, record):
-        """Add the record of a finished block."""
-        with self.path.open("ab") as file:
-            # A torn last line must not swallow this one.
-            file.write(b"\n" + json.dumps(record).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    def clear(self):
-        """Forget all blocks."""
-        self.path.unlink(missing_ok=True)

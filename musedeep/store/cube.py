@@ -1,0 +1,158 @@
+"""The cube store: flux, variance and maps, written block by block."""
+
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from musedeep.grid import VoxelGrid
+from musedeep.store.common import FORMAT, codecs, read_attributes, zarr_module
+
+__all__ = ["CUBE_VARIABLES", "CubeStore", "open_cube"]
+
+CUBE_VARIABLES = {
+    "flux": ("float32", "unit", "weighted mean of the rows"),
+    "variance": ("float32", "unit**2", "propagated variance of the mean, covariance between voxels ignored"),
+    "exposure_count": ("uint16", "1", "number of exposures in the mean"),
+    "exposure_time": ("float32", "s", "seconds of the exposures in the mean"),
+    "rejected_count": ("uint16", "1", "rows rejected in this voxel"),
+    "weight": ("float32", "1", "sum of kernel times exposure weight"),
+}
+
+
+class CubeStore:
+    """The deep cube: flux, variance and maps, written block by block.
+
+    Parameters
+    ----------
+    path : path
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.attrs = read_attributes(self.path, "cube store", "grid", "block_shape")
+        self.grid = VoxelGrid.from_dict(self.attrs["grid"])
+        self.shape = self.grid.shape
+        self.block_shape = tuple(self.attrs["block_shape"])
+        self._group = zarr_module().open_group(self.path, mode="r+")
+
+    @classmethod
+    def create(cls, path, grid, block_shape, attributes):
+        """Make a cube store without any data yet; what was at ``path`` is replaced.
+
+        Parameters
+        ----------
+        path : path
+        grid : VoxelGrid
+        block_shape : (int, int, int)
+            Voxels of a block (wavelength, y, x): the shard of every variable.
+        attributes : dict
+            JSON-able; ``unit`` names the unit of flux.
+        """
+        path = Path(path)
+        partial = path.with_name(path.name + ".writing")
+        shutil.rmtree(partial, ignore_errors=True)
+        unit = attributes.get("unit", "")
+        group = zarr_module().create_group(
+            partial,
+            attributes={
+                **attributes,
+                "musedeep_format": FORMAT,
+                "grid": grid.to_dict(),
+                "block_shape": list(block_shape),
+            },
+        )
+        chunks = tuple(_largest_divisor(n, limit) for n, limit in zip(block_shape, (16, 64, 64), strict=True))
+        for name, (dtype, kind, text) in CUBE_VARIABLES.items():
+            group.create_array(
+                name,
+                shape=grid.shape,
+                dtype=dtype,
+                chunks=chunks,
+                shards=tuple(block_shape),
+                compressors=codecs(),
+                fill_value=np.nan if name in ("flux", "variance") else 0,
+                dimension_names=("wavelength", "y", "x"),
+                attributes={
+                    "units": kind.replace("unit", f"({unit})" if "**" in kind else unit),
+                    "long_name": text,
+                },
+            )
+        axis = group.create_array(
+            "wavelength",
+            shape=(grid.shape[0],),
+            dtype="float64",
+            chunks=(grid.shape[0],),
+            dimension_names=("wavelength",),
+            attributes={
+                "units": "Angstrom",
+                "long_name": "wavelength in " + ("vacuum" if grid.vacuum else "air"),
+            },
+            fill_value=0,
+        )
+        axis[:] = grid.wavelengths
+        with warnings.catch_warnings():
+            # zarr warns that other readers pass over this; without it xarray warns whoever opens the cube
+            warnings.simplefilter("ignore")
+            zarr_module().consolidate_metadata(group.store)
+        shutil.rmtree(path, ignore_errors=True)
+        partial.rename(path)
+        return cls(path)
+
+    def set_attributes(self, **attributes):
+        """Change attributes of the store (settings, exposures) in place."""
+        self._group.attrs.update(attributes)
+        self.attrs = read_attributes(self.path, "cube store")
+
+    def write_block(self, bounds, maps):
+        """Write one block and make it durable.
+
+        Parameters
+        ----------
+        bounds : ((int, int), (int, int), (int, int))
+            Planes, rows, columns; whole blocks only, so that no two writers share a shard.
+        maps : dict of ndarray
+            Every variable of `CUBE_VARIABLES`, of the block's shape.
+        """
+        region = tuple(slice(*bound) for bound in bounds)
+        place = "/".join(str(bound[0] // n) for bound, n in zip(bounds, self.block_shape, strict=True))
+        for name, values in maps.items():
+            self._group[name][region] = values
+            file = self.path / name / "c" / place
+            if file.exists():  # zarr writes nothing for a block that holds only the fill value
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+
+    def read(self, variable, first, last):
+        """Planes first <= k < last of one variable; ndarray, shape (last - first, ny, nx)."""
+        return self._group[variable][first:last]
+
+
+def _largest_divisor(n, limit):
+    return max(d for d in range(1, min(n, limit) + 1) if n % d == 0)
+
+
+def open_cube(path):
+    """Open a cube store as an `xarray.Dataset`.
+
+    Parameters
+    ----------
+    path : path
+        Folder of the store (``cube.zarr``).
+
+    Returns
+    -------
+    xarray.Dataset
+        Lazy; dask chunks are the stored blocks. Dimensions (wavelength, y, x), with y and x counted from 0;
+        its geometry, images and spectra are under ``.muse``, see `musedeep.accessor.MuseAccessor`.
+    """
+    import xarray
+
+    import musedeep.accessor  # noqa: F401  (registers .muse)
+
+    cube = CubeStore(path)
+    chunks = dict(zip(("wavelength", "y", "x"), cube.block_shape, strict=True))
+    data = xarray.open_zarr(path, chunks=chunks, consolidated=False)
+    return data.assign_coords(y=np.arange(cube.shape[1]), x=np.arange(cube.shape[2]))
