@@ -5,9 +5,11 @@ import os
 import platform
 import socket
 import time
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import get_context
 from pathlib import Path
 
 from musedeep.errors import InputError, MuseDeepError
@@ -217,18 +219,32 @@ def run_demo(folder="demo", *, progress=True):
     Returns
     -------
     DemoReport
+
+    Notes
+    -----
+    It starts a process: a script that calls it does so under ``if __name__ == "__main__":``.
     """
+    began = time.monotonic()
+    # In a process of its own, so that its memory is not taken for that of the stages.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
+        apart.submit(_simulate_demo, Path(folder), progress).result()
+    report = run(Path(folder), progress=progress)
+
     from musedeep import demo
 
-    began = time.monotonic()
-    simulation = Progress("simulate", "exposures") if progress else None
-    field = demo.simulate_demo(Path(folder), progress=simulation.reach if simulation else None)
-    if simulation:
-        simulation.close()
-    report = run(field, progress=progress)
+    field = open_field(folder)
     rows = demo.compare_with_truth(field)
     picture = demo.draw(field)
     return DemoReport(field, rows, picture, report, time.monotonic() - began)
+
+
+def _simulate_demo(folder, progress):
+    from musedeep import demo
+
+    shown = Progress("simulate", "exposures") if progress else None
+    demo.simulate_demo(folder, progress=shown.reach if shown else None)
+    if shown:
+        shown.close()
 
 
 def _run_stage(stage, field, client, progress):

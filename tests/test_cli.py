@@ -278,14 +278,12 @@ def test_demo(musedeep, tmp_path):
 
 
 def test_demo_for_machines(musedeep, monkeypatch, tmp_path):
-    from musedeep import demo, pipeline
+    from musedeep import pipeline
 
     row = {"what": "flux", "found": "1", "wanted": "1", "good": "yes"}
-    monkeypatch.setattr(demo, "simulate_demo", lambda folder, progress: None)
-    monkeypatch.setattr(demo, "compare_with_truth", lambda field: [row])
-    monkeypatch.setattr(demo, "draw", lambda field: tmp_path / "demo.png")
     report = pipeline.RunReport("demo/field.toml", (), 1.0)
-    monkeypatch.setattr(pipeline, "run", lambda field, progress: report)
+    result = pipeline.DemoReport(None, [row], tmp_path / "demo.png", report, 2.0)
+    monkeypatch.setattr(pipeline, "run_demo", lambda folder, progress: result)
     code, text, _ = musedeep("demo", "--json")
     assert code == 0
     data = json.loads(text)
