@@ -145,9 +145,12 @@ def combine_to_store(field, *, client=None, progress=None):
     memory = tile_budget(run.memory_bytes, threads, shape)
     blocks = blocks_of(recipe.grid, shape)
     cube, ledger = _open_or_create(field, recipe, shape)
-    done = ledger.read()
     keys = {n: recipe.block_key(bounds) for n, bounds in enumerate(blocks)}
-    missing = [n for n in keys if done.get(n, {}).get("key") != keys[n]]
+    records = ledger.read()
+    done = _finished(cube, records, keys, blocks)
+    missing = [n for n in keys if n not in done]
+    # so that nobody takes their new values for the old ones after a crash
+    ledger.forget([n for n in missing if n in records])
     # the heaviest first, so that none of them is left alone at the end
     missing.sort(key=lambda n: (-len(recipe.touching(blocks[n])), n))
     cube.set_attributes(**_attributes(field, recipe), finished=not missing)
@@ -229,6 +232,22 @@ def _open_or_create(field, recipe, shape):
     return CubeStore.create(field.cube_path, recipe.grid, shape, _attributes(field, recipe)), ledger
 
 
+def _finished(cube, records, keys, blocks):
+    """Records of the blocks that are done with the present inputs and settings, and still there."""
+    stored = cube.stored_blocks()
+    places = {
+        n: tuple(a // step for (a, _), step in zip(bounds, cube.block_shape, strict=True))
+        for n, bounds in enumerate(blocks)
+    }
+    return {
+        n: record
+        for n, record in records.items()
+        if n in keys
+        and record.get("key") == keys[n]
+        and (places[n] in stored or record["voxels_filled"] == 0)
+    }
+
+
 def _check_not_empty(field, recipe, ledger):
     if not any(record.get("voxels_filled") for record in ledger.read().values()):
         raise InputError(
@@ -257,12 +276,8 @@ def cube_progress(field):
     if cube.grid != recipe.grid:
         return {"done": 0, "total": None, "rows_used": 0, "rows_rejected": 0}
     blocks = blocks_of(recipe.grid, cube.block_shape)
-    records = _ledger(field).read()
-    good = [
-        records[n]
-        for n, bounds in enumerate(blocks)
-        if records.get(n, {}).get("key") == recipe.block_key(bounds)
-    ]
+    keys = {n: recipe.block_key(bounds) for n, bounds in enumerate(blocks)}
+    good = _finished(cube, _ledger(field).read(), keys, blocks).values()
     return {
         "done": len(good),
         "total": len(blocks),

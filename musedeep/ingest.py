@@ -91,11 +91,14 @@ def ingest_exposures(field, *, client=None, progress=None):
 
 
 def _common_tangent(exposures):
-    """RA, Dec of the mean pointing, degrees."""
+    """RA, Dec of the tangent point, degrees: near the mean pointing.
+
+    In whole degrees, so that a field to which an exposure is added keeps the same rows, to the last bit, as
+    one that has had it from the beginning.
+    """
     mean = sky_vectors([e.ra_deg for e in exposures], [e.dec_deg for e in exposures]).sum(axis=0)
-    return float(np.degrees(np.arctan2(mean[1], mean[0])) % 360.0), float(
-        np.degrees(np.arctan2(mean[2], np.hypot(*mean[:2])))
-    )
+    ra, dec = np.degrees([np.arctan2(mean[1], mean[0]), np.arctan2(mean[2], np.hypot(*mean[:2]))])
+    return float(np.round(ra) % 360.0), float(np.round(dec))
 
 
 def _part_rows(field, client):

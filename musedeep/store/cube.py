@@ -125,6 +125,16 @@ class CubeStore:
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
 
+    def stored_blocks(self):
+        """Places (plane, row, column of blocks) of the filled blocks that are there; set of tuples of int."""
+        # a block that has not a single rejected row has no shard of their counts
+        folders = [self.path / name / "c" for name in CUBE_VARIABLES if name != "rejected_count"]
+        places = (
+            {tuple(map(int, file.relative_to(folder).parts)) for file in folder.glob("*/*/*")}
+            for folder in folders
+        )
+        return set.intersection(*places)
+
     def read(self, variable, first, last):
         """Planes first <= k < last of one variable; ndarray, shape (last - first, ny, nx)."""
         return self._group[variable][first:last]

@@ -36,9 +36,17 @@ class Ledger:
 
     def append(self, record):
         """Add the record of a finished block."""
+        self._write([record])
+
+    def forget(self, blocks):
+        """Take back the records of blocks whose values are about to be replaced."""
+        if blocks:
+            self._write([{"block": block} for block in blocks])
+
+    def _write(self, records):
         with self.path.open("ab") as file:
-            # A torn last line must not swallow this one.
-            file.write(b"\n" + json.dumps(record).encode() + b"\n")
+            # A torn last line must not swallow these.
+            file.write(b"\n" + b"".join(json.dumps(record).encode() + b"\n" for record in records))
             file.flush()
             os.fsync(file.fileno())
 
