@@ -314,7 +314,7 @@ def test_a_lost_shard_is_made_again(four, four_maps, tmp_path, small_blocks):
     field = copy_of(four, tmp_path)
     combine_to_store(field)
     shards = sorted(path for path in (field.cube_path / "variance" / "c").rglob("*") if path.is_file())
-    shards[3].unlink()
+    shards[3].rename(shards[3].with_suffix(".0123.partial"))  # as zarr calls what it has not finished
     assert cube_progress(field)["done"] == len(shards) - 1
     assert combine_to_store(field)["computed"] == 1
     assert_same_bits(stored_maps(field), four_maps)

@@ -130,7 +130,11 @@ class CubeStore:
         # a block that has not a single rejected row has no shard of their counts
         folders = [self.path / name / "c" for name in CUBE_VARIABLES if name != "rejected_count"]
         places = (
-            {tuple(map(int, file.relative_to(folder).parts)) for file in folder.glob("*/*/*")}
+            {
+                tuple(map(int, file.relative_to(folder).parts))
+                for file in folder.glob("*/*/*")
+                if file.name.isdigit()  # not one that was being written when a run was killed
+            }
             for folder in folders
         )
         return set.intersection(*places)
