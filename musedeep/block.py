@@ -26,6 +26,8 @@ BYTES_PER_CELL = 44
 BYTES_PER_VOXEL = 24
 _SMALLEST_TILE = 8
 _local = threading.local()
+_compiling = threading.Lock()
+_compiled = set()
 
 
 def _scratch(name, shape, dtype):
@@ -72,12 +74,29 @@ def combine_block(recipe, bounds, memory, keep_rejected=False):
     if keep_rejected:
         record["rejected"] = []
     touching = recipe.touching(bounds)
+    _warm_up(recipe)
     if touching:
         with ExitStack() as stack:
             sources = [(n, _open_parts(recipe, n, stack)) for n in touching]
             _combine_tile(recipe, bounds, bounds, sources, memory, maps, record)
             record["bytes_read"] = sum(part.bytes_read for _, parts in sources for part in parts)
     return maps, record
+
+
+def _warm_up(recipe):
+    """Compile the kernels of a recipe (or load them from the cache) on a tile without rows, once a process.
+
+    The compiler takes 150 MB for a moment, which must not come on top of the arrays of a tile.
+    """
+    key = recipe.method.resample, recipe.method.reject, recipe.method.weight_column
+    with _compiling:
+        if key not in _compiled:
+            box = Box(recipe, ((0, 1), (0, 1), (0, 1)))
+            reads = plan_reads(recipe, box, [])
+            tile = _Tile(recipe, box, keep_rejected=False)
+            tile.run(reads, steps_of(recipe, box, reads.rows))
+            tile.finish({name: np.zeros((1, 1, 1), dtype) for name, (dtype, _, _) in CUBE_VARIABLES.items()})
+            _compiled.add(key)
 
 
 def _open_parts(recipe, n, stack):
@@ -350,7 +369,7 @@ class _Tile:
                 self.seen,
             )
         self.rows_used += int(np.count_nonzero(self.state[rows[0] : rows[1]] == window.USABLE))
-        if self.keep_rejected:
+        if self.keep_rejected and rows[0] < rows[1]:  # before the first step there is nothing to collect
             self._collect_rejected(rows)
 
     def _collect_rejected(self, rows):

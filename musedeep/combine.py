@@ -1,6 +1,5 @@
 """Pixel store -> deep cube: lazily, block by block, or durably into the cube store."""
 
-import resource
 from functools import partial
 
 import numpy as np
@@ -8,7 +7,7 @@ from google_crc32c import value as crc32c
 
 from musedeep.block import combine_block
 from musedeep.errors import InputError
-from musedeep.execute import run_tasks
+from musedeep.execute import peak_memory, run_tasks
 from musedeep.plan import block_shape, blocks_of, parallel_of, threads_of, tile_budget
 from musedeep.recipe import prepare
 from musedeep.store import CUBE_VARIABLES, CubeStore, Ledger
@@ -207,7 +206,7 @@ def _combine_one(item, *, cube_path, memory):
         name: crc32c(np.ascontiguousarray(values).tobytes()) for name, values in maps.items()
     }
     record["voxels_filled"] = int(np.count_nonzero(maps["exposure_count"]))
-    record["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    record["peak_bytes"] = peak_memory()
     return record
 
 

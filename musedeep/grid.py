@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from musedeep.errors import InputError
-from musedeep.sky import sky_frame, sky_vectors
+from musedeep.sky import sky_frame, sky_position, sky_vectors
 
 __all__ = ["VoxelGrid", "air_to_vacuum", "sky_frame", "sky_vectors"]
 
@@ -174,6 +174,21 @@ class VoxelGrid:
         """Sides (x, y) of a voxel on the sky; tuple of float, arcsec."""
         (c11, c12), (c21, c22) = self.cd
         return math.hypot(c11, c21) * 3600.0, math.hypot(c12, c22) * 3600.0
+
+    def position(self, x, y):
+        """Sky position of a voxel's centre.
+
+        Parameters
+        ----------
+        x, y : float
+            0-based voxel coordinates.
+
+        Returns
+        -------
+        ra_deg, dec_deg : float
+        """
+        xi, eta = np.radians(np.array(self.cd) @ (x + 1.0 - self.crpix[0], y + 1.0 - self.crpix[1]))
+        return sky_position(sky_frame(*self.crval) @ np.array([xi, eta, 1.0]))
 
     def from_sky(self, frame):
         """Homography from a tangent plane to this grid's voxel coordinates.

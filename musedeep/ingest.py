@@ -10,7 +10,7 @@ import numpy as np
 from musedeep.errors import InputError, MemoryLimitError
 from musedeep.execute import run_tasks
 from musedeep.plan import BASE_BYTES, INGEST_BYTES_PER_ROW, INGEST_FIXED_BYTES
-from musedeep.sky import sky_frame, sky_vectors
+from musedeep.sky import convex_hull, sky_frame, sky_vectors
 from musedeep.store import PixelStore
 
 __all__ = ["ingest_exposures"]
@@ -364,8 +364,6 @@ def _strips_of(x, y):
 def _outline(parts):
     """Convex polygon around all rows, [x, y] in arcsec from the exposure's pointing; at most 0.05 arcsec too
     large, and the same however the rows were parted."""
-    from scipy.spatial import ConvexHull
-
     low, high = np.full(_STRIPS, np.inf), np.full(_STRIPS, -np.inf)
     for strips in parts:
         number = np.array(strips["number"], int)
@@ -383,7 +381,7 @@ def _outline(parts):
             [corner[0] + a * spread[0], corner[1] + b * spread[1]]
             for a, b in ((0, 0), (1, 0), (1, 1), (0, 1))
         ]
-    return points[ConvexHull(points).vertices].tolist()
+    return convex_hull(points).tolist()
 
 
 def _no_usable_row(exposure):

@@ -193,12 +193,11 @@ def _exposures_of(field, store):
 
 def _primary(field, store, exposures, key):
     grid = store.grid
-    centre = grid.wcs.celestial.all_pix2world((grid.shape[2] - 1) / 2, (grid.shape[1] - 1) / 2, 0)
     header = product_header(
         sorted(store.attrs["exposures"], key=lambda record: record["date_obs"]),
         exposures,
         object_name=field.name,
-        position=[float(value) for value in centre],
+        position=grid.position((grid.shape[2] - 1) / 2, (grid.shape[1] - 1) / 2),
         settings=store.attrs["settings"],
         version=musedeep.__version__,
     )

@@ -7,6 +7,8 @@ end); zarr-python reads the same files, and a test holds both to that.
 """
 
 import os
+import threading
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -65,8 +67,32 @@ def write_shard(path, values, chunk):
     return at + len(index) + _CRC_BYTES
 
 
+_MOST_OPEN = 128  # files that a thread keeps open: fields of hundreds of exposures meet the system's limit
+_local = threading.local()
+
+
+def _descriptor(path):
+    """Descriptor of a file, opened when needed; the one that was not used for longest is closed for it."""
+    opened = _local.__dict__.setdefault("opened", OrderedDict())
+    if path in opened:
+        opened.move_to_end(path)
+        return opened[path]
+    while len(opened) >= _MOST_OPEN:
+        os.close(opened.popitem(last=False)[1])
+    opened[path] = os.open(path, os.O_RDONLY)
+    return opened[path]
+
+
+def _chunk_buffer(shape, dtype):
+    """Array for one decoded chunk, the same for all readers of a thread."""
+    buffers = _local.__dict__.setdefault("buffers", {})
+    if (shape, dtype) not in buffers:
+        buffers[shape, dtype] = np.empty(shape, dtype)
+    return buffers[shape, dtype]
+
+
 class ShardReader:
-    """Chunks of one shard file.
+    """Chunks of one shard file; to be used by the thread that made it.
 
     Parameters
     ----------
@@ -84,13 +110,10 @@ class ShardReader:
         self.dtype = np.dtype(dtype)
         self.count = count
         self.bytes_read = 0
-        self._chunk = np.empty(shape, dtype)
         try:
-            self._file = os.open(self.path, os.O_RDONLY)
+            self._table_at = os.fstat(_descriptor(self.path)).st_size - count * _ENTRY.itemsize - _CRC_BYTES
         except FileNotFoundError:
-            self._file = None
             raise self._broken("there is no such shard") from None
-        self._table_at = os.fstat(self._file).st_size - count * _ENTRY.itemsize - _CRC_BYTES
         if self._table_at < 0:
             self.close()
             raise self._broken("the shard is truncated")
@@ -102,13 +125,14 @@ class ShardReader:
 
     def close(self):
         """Give the file back."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        file = _local.__dict__.get("opened", {}).pop(self.path, None)
+        if file is not None:
+            os.close(file)
 
     def table(self, first, last):
         """Offsets and lengths of chunks first <= c < last; structured array."""
-        raw = os.pread(self._file, (last - first) * _ENTRY.itemsize, self._table_at + first * _ENTRY.itemsize)
+        file = _descriptor(self.path)
+        raw = os.pread(file, (last - first) * _ENTRY.itemsize, self._table_at + first * _ENTRY.itemsize)
         return np.frombuffer(raw, _ENTRY)
 
     def chunks(self, first, last):
@@ -117,7 +141,7 @@ class ShardReader:
         Yields
         ------
         ndarray
-            Of the chunk's shape; the same memory each time, good until the next one is asked for.
+            Of the chunk's shape; all readers of a thread share its memory: good until the next is read.
 
         Raises
         ------
@@ -128,13 +152,14 @@ class ShardReader:
         start, stop = entries[0][0], sum(entries[-1])
         if not start < stop <= self._table_at:
             raise self._broken(f"the table of chunks is damaged (chunks {first} to {last - 1})")
-        raw = memoryview(os.pread(self._file, stop - start, start))
+        raw = memoryview(os.pread(_descriptor(self.path), stop - start, start))
         self.bytes_read += len(raw)
+        chunk = _chunk_buffer(self.shape, self.dtype)
         for c, (offset, length) in enumerate(entries, first):
             # a wrong entry ends here too: what lies there has another checksum
             begin, end = max(offset - start, 0), max(offset + length - start, 0)
             packed, check = raw[begin : max(end - _CRC_BYTES, 0)], raw[max(end - _CRC_BYTES, 0) : end]
             if len(check) < _CRC_BYTES or crc32c(bytes(packed)) != int.from_bytes(check, "little"):
                 raise self._broken(f"chunk {c} is damaged (its checksum is wrong)")
-            blosc.decompress(packed, self._chunk)
-            yield self._chunk
+            blosc.decompress(packed, chunk)
+            yield chunk

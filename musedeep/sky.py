@@ -13,11 +13,13 @@ from musedeep.errors import InputError
 
 __all__ = [
     "box_center",
+    "convex_hull",
     "eso_positions",
     "eso_projection",
     "middle_of",
     "project",
     "sky_frame",
+    "sky_position",
     "sky_vectors",
     "smallest_box_angle",
     "turned",
@@ -65,7 +67,7 @@ def sky_frame(ra_deg, dec_deg, rotation_deg=0.0):
     return np.column_stack([first, second, pole])
 
 
-def _sky_position(vector):
+def sky_position(vector):
     x, y, z = vector
     return math.degrees(math.atan2(y, x)) % 360.0, math.degrees(math.atan2(z, math.hypot(x, y)))
 
@@ -78,7 +80,7 @@ def middle_of(points):
         raise InputError(
             "Grid: the exposures lie all over the sky and have no common field; combine them apart."
         )
-    return _sky_position(total)
+    return sky_position(total)
 
 
 def project(points, frame):
@@ -105,13 +107,13 @@ def box_center(plane, angle, frame):
     along = turned(plane, angle)
     middle = (along.min(axis=0) + along.max(axis=0)) / 2
     xi, eta = np.radians(turned(middle[None, :], -angle)[0])
-    return _sky_position(frame @ np.array([xi, eta, 1.0]))
+    return sky_position(frame @ np.array([xi, eta, 1.0]))
 
 
 def smallest_box_angle(plane):
     """Angle in (-45, 45], degrees, of the smallest rectangle around plane coordinates (M, 2)."""
     # One side of the smallest rectangle lies along an edge of the convex hull.
-    hull = _convex_hull(plane)
+    hull = convex_hull(plane)
     edges = np.roll(hull, -1, axis=0) - hull
     angles = {0.0}
     for dx, dy in edges[np.hypot(edges[:, 0], edges[:, 1]) > 0]:
@@ -125,8 +127,8 @@ def smallest_box_angle(plane):
     return min(angles, key=lambda angle: (area(angle) * (1.0 if angle == 0 else 1.001), abs(angle), angle))
 
 
-def _convex_hull(plane):
-    """Vertices of the convex hull (monotone chain), anticlockwise."""
+def convex_hull(plane):
+    """Vertices (K, 2) of the convex hull of points (M, 2), anticlockwise (monotone chain)."""
     points = sorted(set(map(tuple, plane.tolist())))
     if len(points) < 3:
         return np.array(points)

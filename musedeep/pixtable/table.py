@@ -6,8 +6,10 @@ but the headers is touched when a file is opened.
 
 import os
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +56,7 @@ class PixelTable:
     path : Path
     row_count : int
     layout : 'image' or 'table'
-    header : fits.Header, the primary header.
+    packed_header : bytes, the primary header, compressed: thousands of them stay in memory.
     columns : dict of name to Column
     size_bytes, mtime_ns : int, size and modification time of the file when it was opened.
     """
@@ -62,10 +64,15 @@ class PixelTable:
     path: Path
     row_count: int
     layout: str
-    header: fits.Header
+    packed_header: bytes
     columns: dict[str, Column]
     size_bytes: int
     mtime_ns: int
+
+    @property
+    def header(self) -> fits.Header:
+        """The primary header; make a copy to change it."""
+        return _unpacked(self.packed_header)
 
     @property
     def coordinate_state(self) -> str:
@@ -239,7 +246,13 @@ def open_pixel_table(path: str | os.PathLike) -> PixelTable:
     columns, lengths = _image_columns(path, hdus) if layout == "image" else _table_columns(path, hdus[1])
     header = hdus[0].header
     _check_columns(path, header, columns, lengths)
-    return PixelTable(path, lengths["data"], layout, header, columns, facts.st_size, facts.st_mtime_ns)
+    packed = zlib.compress(header.tostring(endcard=True, padding=False).encode("ascii"), 1)
+    return PixelTable(path, lengths["data"], layout, packed, columns, facts.st_size, facts.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _unpacked(packed):
+    return fits.Header.fromstring(zlib.decompress(packed).decode("ascii"))
 
 
 def _walk(path, descriptor, size):
