@@ -8,9 +8,11 @@ cell, judged, and the rows of the step before are spread. The sums of a voxel al
 
 import threading
 from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 
+from musedeep.arena import scratch
 from musedeep.errors import MemoryLimitError
 from musedeep.kernels import reject, resample, sample, window
 from musedeep.masks import row_states
@@ -25,20 +27,11 @@ BYTES_PER_SORTED_ROW = 14
 BYTES_PER_CELL = 44
 BYTES_PER_VOXEL = 24
 _SMALLEST_TILE = 8
-_local = threading.local()
 _compiling = threading.Lock()
 _compiled = set()
 
 
-def _scratch(name, shape, dtype):
-    """Array of this thread that is kept for the next tile: fresh memory costs more than the arithmetic on
-    it."""
-    store = _local.__dict__
-    size = int(np.prod(shape))
-    if name not in store or store[name].size < size or store[name].dtype != dtype:
-        store[name] = None  # first give back, then take
-        store[name] = np.empty(max(size, 1), dtype)
-    return store[name][:size].reshape(shape)
+_scratch = partial(scratch, "combine")
 
 
 def combine_block(recipe, bounds, memory, keep_rejected=False):

@@ -3,10 +3,12 @@
 import os
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from musedeep.arena import scratch
 from musedeep.errors import InputError, MemoryLimitError
 from musedeep.execute import run_tasks
 from musedeep.plan import BASE_BYTES, INGEST_BYTES_PER_ROW, INGEST_FIXED_BYTES
@@ -23,10 +25,14 @@ FEWEST_ROWS = 250_000
 # lattice.
 _WIDEST_ARCSEC = 300.0
 _SURVEY_BLOCK = 1024
+_PIECE_ROWS = 1 << 17
 # Strips that an exposure's outline is made from. They lie where they lie, whatever part a row is in.
 _STRIP_ARCSEC = 0.05
 _FIRST_STRIP_ARCSEC = -_WIDEST_ARCSEC - 1.0
 _STRIPS = int(-2 * _FIRST_STRIP_ARCSEC / _STRIP_ARCSEC)
+
+
+_scratch = partial(scratch, "ingest")
 
 
 @dataclass(frozen=True)
@@ -216,21 +222,24 @@ def _read_rows(task, lattice):
         )
     wanted = [*names, "weight"] if all(weighted) else names
     ranges = [
-        (table, *span) for n, table in enumerate(tables) for span in _row_ranges(task, table, n, lattice)
+        (table, *piece)
+        for n, table in enumerate(tables)
+        for span in _row_ranges(task, table, n, lattice)
+        for piece in _pieces(*span)
     ]
     total = sum(stop - start for _, start, stop in ranges)
-    columns = {}
+    columns = {name: _scratch(name, total, tables[0].read(name, 0, 0).dtype) for name in wanted}
     at = 0
     for table, start, stop in ranges:
         for name, values in table.read_columns(wanted, start, stop).items():
-            if len(ranges) == 1:
-                columns[name] = values
-                continue
-            if name not in columns:  # in place at once: gathering pieces first would take twice the memory
-                columns[name] = np.empty(total, values.dtype)
             columns[name][at : at + len(values)] = values
         at += stop - start
     return columns
+
+
+def _pieces(start, stop):
+    """A range of rows in pieces that stay in the cache on their way."""
+    return [(a, min(a + _PIECE_ROWS, stop)) for a in range(start, stop, _PIECE_ROWS)]
 
 
 def _row_ranges(task, table, number, lattice):
@@ -260,7 +269,8 @@ def _ingest_part(task):
     if "weight" in columns:  # a row without a weight counts nothing
         np.nan_to_num(columns["weight"], copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     n = len(columns["data"])
-    x, y, usable = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.uint8)
+    x, y = _scratch("x", n, np.float32), _scratch("y", n, np.float32)
+    usable = _scratch("usable", n, np.uint8)
     limits = np.array([np.inf, -np.inf] * 3)
     kernels.place_rows(
         columns.pop("xpos"),
@@ -276,7 +286,7 @@ def _ingest_part(task):
         limits,
     )
     box = _lattice_box(task, limits, origin, lattice)
-    key, count = np.empty(n, np.int32), np.zeros(2 * int(np.prod(box[3:])), np.int64)
+    key, count = _scratch("key", n, np.int32), np.zeros(2 * int(np.prod(box[3:])), np.int64)
     kernels.assign_keys(x, y, columns["lambda"], columns["dq"], usable, origin, lattice, box, key, count)
     offset = np.concatenate([[0], np.cumsum(count)])
     facts = {
@@ -291,22 +301,17 @@ def _ingest_part(task):
         "y": y,
         **{name: columns[name] for name in ("lambda", "data", "stat", "weight") if name in columns},
     }
-    rows = np.empty((len(floats), facts["row_count"]), np.float32)
+    rows = _scratch("rows", (len(floats), facts["row_count"]), np.float32)
     for row, values in zip(rows, floats.values(), strict=True):
         kernels.sort_column(values, place, row)
     facts["strips"] = _strips_of(rows[0], rows[1])
     facts["wavelength"] = [float(rows[2].min()), float(rows[2].max())] if facts["row_count"] else []
-    dq, detector = np.empty(facts["row_count"], np.uint32), np.empty(facts["row_count"], np.uint32)
+    dq, detector = (_scratch(name, facts["row_count"], np.uint32) for name in ("sorted_dq", "sorted_origin"))
+    slices = _scratch("slices", facts["row_count"], np.uint16)
     kernels.sort_column(columns["dq"], place, dq)
     kernels.sort_column(columns["origin"], place, detector)
-    slices = _slices_of(detector)
+    kernels.number_slices(detector, slices)
     store.write_part(task.exposure, task.part, rows, dq, slices, detector, offset, facts)
-
-
-def _slices_of(detector):
-    """48 * (IFU - 1) + slice, 1 to 1152, from the packed detector pixels; uint16."""
-    ifu, number = (detector >> np.uint32(6)) & np.uint32(0x1F), detector & np.uint32(0x3F)
-    return (np.uint32(48) * np.maximum(ifu, 1) + number - np.uint32(48)).astype(np.uint16)
 
 
 def _exposure_frame(store, ra_deg, dec_deg):

@@ -102,7 +102,7 @@ def threads_of(run, client=None):
 def parallel_of(run, client=None):
     """Number of blocks from which on there are enough of them to keep all workers busy."""
     threads = sum(client.nthreads().values()) if client is not None else threads_of(run)
-    return 4 * max(threads, 1)
+    return 2 * max(threads, 1)
 
 
 def block_shape(grid, memory_bytes, threads, parallel):

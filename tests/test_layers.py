@@ -20,7 +20,7 @@ LEVELS = [
     {"errors", "kernels", "kinds", "muse", "progress", "settings"},
     {
         "accessor", "block", "exposures", "field", "fitsstream", "grid", "images", "keywords", "layout",
-        "lock", "masks", "offsets", "pixtable", "reads", "recipe", "shards", "simulate", "sky", "store",
+        "arena", "lock", "masks", "offsets", "pixtable", "reads", "recipe", "shards", "simulate", "sky", "store",
         "weights",
     },
     {"execute", "plan"},

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numba import njit
 
-__all__ = ["assign_keys", "find_places", "place_rows", "sort_column", "strip_extents"]
+__all__ = ["assign_keys", "find_places", "number_slices", "place_rows", "sort_column", "strip_extents"]
 
 _ARCSEC = 180.0 / math.pi * 3600.0
 _TWO_OVER_PI = 2.0 / math.pi
@@ -195,6 +195,14 @@ def sort_column(values, place, out):
     for r in range(place.size):
         if place[r] >= 0:
             out[place[r]] = values[r]
+
+
+@njit("void(u4[::1], u2[::1])", nogil=True, cache=True, error_model="numpy")
+def number_slices(origin, slices):
+    """48 * (IFU - 1) + slice, 1 to 1152, from the packed detector pixels."""
+    for r in range(origin.size):
+        ifu = max((origin[r] >> 6) & 0x1F, 1)
+        slices[r] = 48 * (ifu - 1) + (origin[r] & 0x3F)
 
 
 @njit("void(f4[::1], f4[::1], f8, f8, f4[::1], f4[::1])", nogil=True, cache=True, error_model="numpy")

@@ -135,7 +135,7 @@ def exact(window, k, j, i, rule, statistics, buffers):
         if i > 0 and statistics.number[k, j, i - 1] > 2:
             guess, width = statistics.centre[k, j, i - 1], statistics.scale[k, j, i - 1]
         copy[:n] = work[:n]
-        m = median(copy, n, guess, max(0.3 * width, 1e-30))
+        m = median(copy, n, guess, max(2.0 * width / math.sqrt(n), 1e-30))
         copy[:n] = work[:n]
         mad = median_absolute_deviation(copy, n, m, max(width / GAUSSIAN, 1e-30))
         scale = GAUSSIAN * mad

@@ -1,5 +1,7 @@
 """Exact medians of float32 values by counting, in loops that the compiler turns into vector code."""
 
+import math
+
 import numpy as np
 from numba import njit
 
@@ -123,4 +125,4 @@ def median_absolute_deviation(a, n, centre, guess):
     """Median of |a - centre| over ``a[:n]``; overwrites ``a[:n]``. No factor 1.4826 applied."""
     for i in range(n):
         a[i] = np.float32(abs(np.float64(a[i]) - centre))
-    return median(a, n, guess, 0.15 * guess)
+    return median(a, n, guess, 2.0 * guess / math.sqrt(n))
