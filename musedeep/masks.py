@@ -90,7 +90,7 @@ def _inside(recipe, exposure, part, mask, rows, dq, number):
         x, y, w = exposure.matrix @ position
         within = np.zeros(rows.shape[1], bool)
         for region in _pixel_regions(mask["region"], recipe.grid):
-            within |= region.contains(PixCoord(x / w, y / w))
+            within |= region.contains(PixCoord(x / w + recipe.anchor[0], y / w + recipe.anchor[1]))
         inside &= within
     return inside
 

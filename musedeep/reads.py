@@ -33,7 +33,9 @@ class Box:
         self.centres = np.ascontiguousarray(grid.wavelength_at(planes[:-1]))
         self.edges = grid.wavelength_at(planes - 0.5)
         self.widths = np.diff(self.edges) if not grid.log else _log_widths(grid, planes[:-1])
-        self.numbers = np.array([*self.first, *self.shape, self.bits], np.int64)
+        # rows are located relative to the recipe's anchor
+        first = np.array(self.first) - [0, recipe.anchor[1], recipe.anchor[0]]
+        self.numbers = np.array([*first, *self.shape, self.bits], np.int64)
         self.spectral = np.array(
             [
                 grid.wavelength_start,
@@ -120,6 +122,7 @@ def _pencils_of(recipe, exposure, box):
     h = box.halo[1] + 0.5
     left, right, bottom, top = x0 - h, x1 - 1 + h, y0 - h, y1 - 1 + h
     corners = np.array([[x, y, 1.0] for x in (left, right) for y in (bottom, top)])
+    corners[:, :2] -= recipe.anchor
     plane = corners @ np.linalg.inv(exposure.matrix).T
     plane = plane[:, :2] / plane[:, 2:]
     low, high = plane.min(axis=0) - 1e-3, plane.max(axis=0) + 1e-3

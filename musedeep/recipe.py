@@ -36,7 +36,7 @@ class ExposureInput:
     ----------
     name, date_obs, fingerprint : str
     matrix : ndarray, shape (3, 3)
-        Homography from the store's plane [arcsec] to 0-based voxel coordinates.
+        Homography from the store's plane [arcsec] to voxel coordinates, counted from `Recipe.anchor`.
     origin : ndarray, shape (2,), arcsec
         Point from which the stored x and y count.
     scale, weight, seconds : float
@@ -163,6 +163,14 @@ class Recipe:
     method: Method
     exposures: tuple
     unit: str
+
+    @property
+    def anchor(self):
+        """Voxel (x, y), 0-based and whole, next to the tangent point; ndarray, shape (2,), int64.
+
+        Places are found relative to it, so that those in a cutout of a grid are the same to the last bit.
+        """
+        return _anchor_of(self.grid)
 
     def touching(self, bounds):
         """Places of the exposures that may have rows for a block.
@@ -316,11 +324,17 @@ def _true_frame(store, exposure, offset):
     return offset.frame(exposure.ra_deg, exposure.dec_deg) @ header.T @ sky_frame(*store.tangent)
 
 
+def _anchor_of(grid):
+    return np.floor(grid.crpix).astype(np.int64)
+
+
 def _input_of(exposure, facts, frame, offset, weight, grid, masks):
-    matrix = np.ascontiguousarray(grid.from_sky(frame) @ np.diag([1 / _ARCSEC, 1 / _ARCSEC, 1.0]))
+    anchor = _anchor_of(grid)
+    anchored = replace(grid, crpix=tuple(np.array(grid.crpix) - anchor))
+    matrix = np.ascontiguousarray(anchored.from_sky(frame) @ np.diag([1 / _ARCSEC, 1 / _ARCSEC, 1.0]))
     hull = np.array(facts["hull_arcsec"]) + facts["origin_arcsec"]
     projected = np.column_stack([hull, np.ones(len(hull))]) @ matrix.T
-    x, y = (projected[:, :2] / projected[:, 2:]).T
+    x, y = (projected[:, :2] / projected[:, 2:] + anchor).T
     mine = tuple(
         {name: value for name, value in vars(mask).items() if name not in ("exposures", "note") and value}
         for mask in masks

@@ -114,8 +114,8 @@ def stored_rows(field, *, flagged=False, **changes):
             scale = exposure.scale
             columns.append(
                 (
-                    x / w,
-                    y / w,
+                    x / w + recipe.anchor[0],
+                    y / w + recipe.anchor[1],
                     np.zeros(count),
                     values[2],
                     (values[3] * np.float64(scale)).astype(np.float32),

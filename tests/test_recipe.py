@@ -40,7 +40,7 @@ def row_pixels(field, exposure):
     origin = reader.read_flat("origin", 0, facts["row_count"])
     reader.close()
     x, y, w = inputs.matrix @ np.stack([*(rows[:2] + inputs.origin[:, None]), np.ones(rows.shape[1])])
-    return x / w, y / w, origin, recipe
+    return x / w + recipe.anchor[0], y / w + recipe.anchor[1], origin, recipe
 
 
 OFFSETS = [(0.0, 0.0, 0.0), (3e-4, -5e-4, 0.0), (-2e-4, 1e-4, 0.7), (0.0, 0.0, -25.0)]
