@@ -1,0 +1,97 @@
+"""CPU time of the combination alone, for fields of more and more exposures.
+
+    python benchmarks/combine.py --exposures 64 --rows 1.5e6
+    python benchmarks/combine.py --exposures 8 32 128 512 --rows 2e5 --field 10
+
+The exposures are ingested first; then `combine_to_store` runs in a process of its own, whose CPU time from
+the call to its return counts (with what it imports, and kernels come from the cache). Time per row should
+not grow with the number of exposures.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from harness import Report, measure, musedeep, repeated, row_count, simulated, warm_up
+
+# Core-nanoseconds a row that are promised, by number of exposures and rule.
+TARGETS = {(64, "guarded"): 120.0}
+
+DISTINCT = 16
+
+_STAGE = """
+import json, sys, time
+from musedeep import open_field
+from musedeep.combine import combine_to_store
+field = open_field(sys.argv[1]).changed(reject=sys.argv[2], workers=int(sys.argv[3]))
+cpu, wall = time.process_time(), time.perf_counter()
+facts = combine_to_store(field)
+print(json.dumps(facts | {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}))
+"""
+
+
+def measure_combine(folder, reject, workers):
+    """Combine an ingested field in a child process; its facts with ``cpu`` and ``wall`` [s]."""
+    for leftover in ("cube.zarr", "cube.ledger"):
+        measure(["rm", "-rf", folder / leftover])
+    run = measure([sys.executable, "-c", _STAGE, folder, reject, workers])
+    return json.loads(run.output) | {"peak_bytes": run.peak_bytes}
+
+
+def measure_all(options, folder):
+    """All fields and rules; whether what is promised was reached."""
+    warm_up(folder)
+    report = Report("Combination alone")
+    good = True
+    distinct = simulated(
+        folder / "distinct", min(DISTINCT, max(options.exposures)), options.rows, options.field
+    )
+    for number in options.exposures:
+        files = repeated(distinct, number, folder / f"exposures{number}")
+        field = folder / f"field{number}"
+        words = ["--overwrite", "--memory", options.memory, "--workers", str(options.workers)]
+        musedeep("init", *files, "-o", field, *words)
+        musedeep("ingest", field, "--quiet")
+        rows = row_count(files)
+        for reject in options.reject:
+            runs = [measure_combine(field, reject, options.workers) for _ in range(options.repeat)]
+            facts = min(runs, key=lambda run: run["cpu"])
+            cpu = facts["cpu"] / rows * 1e9
+            report.add(
+                exposures=number,
+                reject=reject,
+                rows=rows,
+                cpu_ns_per_row=cpu,
+                wall_ns_per_row=facts["wall"] / rows * 1e9,
+                blocks=facts["blocks"],
+                rows_read_of_rows=facts["rows_read"] / rows,
+                bytes_read_per_row=facts["bytes_read"] / rows,
+                peak_MB=facts["peak_bytes"] / 1e6,
+            )
+            good &= cpu <= TARGETS.get((number, reject), float("inf"))
+    report.note("All targets reached." if good else f"A TARGET WAS MISSED (core-ns a row): {TARGETS}")
+    report.write(options.output)
+    return good
+
+
+def main():
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser.add_argument("--exposures", type=int, nargs="+", default=[64])
+    parser.add_argument("--rows", type=float, default=1.5e6, help="of an exposure")
+    parser.add_argument("--field", type=float, default=24.0, help="side of the field in arcsec")
+    parser.add_argument("--reject", nargs="+", default=["guarded"])
+    parser.add_argument("--memory", default="4GB")
+    parser.add_argument("--workers", type=int, default=1, help="threads")
+    parser.add_argument("--repeat", type=int, default=1, help="runs of each, of which the best counts")
+    parser.add_argument("--folder", type=Path, help="where to work and keep the simulation [temporary]")
+    parser.add_argument("--output", type=Path, help="write the report here, .md and .json")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        sys.exit(0 if measure_all(options, options.folder or Path(temporary)) else 1)
+
+
+if __name__ == "__main__":
+    main()

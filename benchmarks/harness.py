@@ -1,0 +1,270 @@
+"""What the benchmarks share: measured processes, simulated exposures, the machine, and the report.
+
+Importing it needs the standard library only. A process begins its life with the peak memory of the one that
+started it, so what is measured is started from here, before anything large is loaded.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+__all__ = [
+    "Measured",
+    "Report",
+    "machine",
+    "measure",
+    "musedeep",
+    "repeated",
+    "row_count",
+    "simulated",
+    "warm_up",
+]
+
+# Rows that the instrument takes of a square arcsecond in an Angstrom: 25 spaxels, 0.8 planes.
+ROWS_PER_ARCSEC2_ANGSTROM = 20.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a process and its children took.
+
+    Attributes
+    ----------
+    cpu, seconds : float
+        User and system time of all of them, and wall time.
+    peak_bytes : int
+        Peak resident memory of the largest of them.
+    output : str
+        What the process printed on standard output.
+    """
+
+    cpu: float
+    seconds: float
+    peak_bytes: int
+    output: str
+
+
+def measure(command, **environment):
+    """Run a command to its end.
+
+    Parameters
+    ----------
+    command : sequence of str or path
+    **environment
+        Variables to set.
+
+    Returns
+    -------
+    Measured
+
+    Raises
+    ------
+    RuntimeError
+        It failed; the message holds the end of what it printed.
+    """
+    begun = time.monotonic()
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            [str(word) for word in command],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=os.environ | environment,
+        )
+        with process.stdout:
+            output = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.monotonic() - begun
+        if process.returncode:
+            errors.seek(0)
+            words = f"{' '.join(process.args[:4])} ... ended with {process.returncode}"
+            raise RuntimeError(f"{words}:\n{output[-2000:]}{errors.read()[-4000:]}")
+    return Measured(usage.ru_utime + usage.ru_stime, seconds, usage.ru_maxrss * 1024, output)
+
+
+def musedeep(*words, **environment):
+    """Run the command line of this interpreter's package; see `measure`."""
+    return measure([sys.executable, "-m", "musedeep", *words], **environment)
+
+
+def simulated(folder, exposures, rows, field_arcsec=24.0, **settings):
+    """Files of simulated exposures, made unless they are there already.
+
+    Parameters
+    ----------
+    folder : Path
+    exposures : int
+    rows : float
+        Rows of an exposure, about; the wavelength range is chosen for it.
+    field_arcsec : float
+    **settings
+        More of `musedeep.simulate_exposures`.
+
+    Returns
+    -------
+    list of Path
+        The pixel tables; ``OFFSET_LIST.fits`` lies beside them.
+    """
+    low = 6500.0
+    width = rows / (ROWS_PER_ARCSEC2_ANGSTROM * field_arcsec**2)
+    wanted = {
+        "exposures": exposures,
+        "field_arcsec": field_arcsec,
+        "wavelength": [low, low + width],
+        "seed": 5,
+        "pointing_error_arcsec": 0.3,
+        "flux_scale_error": [0.0, 0.02, -0.02],
+        "fov_images": False,
+    } | settings
+    mark = folder / "benchmark.json"
+    if not mark.exists() or json.loads(mark.read_text()) != wanted:
+        mark.unlink(missing_ok=True)
+        code = (
+            "import json, sys, musedeep; musedeep.simulate_exposures(sys.argv[1], **json.loads(sys.argv[2]))"
+        )
+        measure([sys.executable, "-c", code, folder, json.dumps(wanted)])
+        mark.write_text(json.dumps(wanted))
+    return sorted(folder.glob("PIXTABLE_REDUCED_*.fits"))
+
+
+def repeated(files, number, folder):
+    """Many exposures from a few: copies with other values of DATE-OBS.
+
+    Parameters
+    ----------
+    files : list of Path
+    number : int
+        Of copies in all.
+    folder : Path
+
+    Returns
+    -------
+    list of Path
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    made = []
+    for n in range(number):
+        path = folder / f"PIXTABLE_REDUCED_{n + 1:04d}.fits"
+        made.append(path)
+        if path.exists():
+            continue
+        raw = bytearray(files[n % len(files)].read_bytes())
+        card = raw.index(b"DATE-OBS=")
+        date = raw.index(b"'", card) + 1
+        raw[date : date + 23] = f"2015-01-{1 + n // 1440:02d}T{n // 60 % 24:02d}:{n % 60:02d}:00.000".encode()
+        path.write_bytes(raw)
+    return made
+
+
+def row_count(files):
+    """Rows of all pixel tables."""
+    code = (
+        "import sys; from musedeep.pixtable import open_pixel_table as o; "
+        "print(sum(o(p).row_count for p in sys.argv[1:]))"
+    )
+    return int(measure([sys.executable, "-c", code, *files]).output)
+
+
+def warm_up(folder):
+    """Let every kernel be compiled, so that what is measured finds them in the cache."""
+    files = simulated(folder / "warm", 2, 2e4, field_arcsec=6.0)
+    for reject in ("guarded", "eso", "none"):
+        words = (
+            "--overwrite",
+            "--reject",
+            reject,
+            "--quiet",
+            "--offsets",
+            files[0].parent / "OFFSET_LIST.fits",
+        )
+        musedeep("run", *files, "-o", folder / f"warm-{reject}", *words)
+
+
+def machine():
+    """What the figures depend on: processor, cores, memory, load, versions; dict."""
+    facts = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
+    facts = {name.strip(): value.strip() for name, value in facts.items()}
+    meminfo = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    libraries = ("musedeep", "numpy", "numba", "zarr", "distributed", "astropy")
+    return {
+        "processor": facts.get("model name", platform.machine()),
+        "cores": os.cpu_count(),
+        "memory_gb": round(int(meminfo["MemTotal"].split()[0]) / 1e6, 1),
+        "load": [round(value, 2) for value in os.getloadavg()],
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        **{name: version(name) for name in libraries},
+    }
+
+
+class Report:
+    """Rows of figures with the machine and the command, as Markdown and JSON.
+
+    Parameters
+    ----------
+    title : str
+    """
+
+    def __init__(self, title):
+        self.title = title
+        self.command = " ".join(["python", *sys.argv])
+        self.before = machine()
+        self.rows = []
+        self.notes = []
+
+    def add(self, **figures):
+        """Add a row, and print it at once."""
+        self.rows.append(figures)
+        print("  ".join(f"{name} {_text(value)}" for name, value in figures.items()), flush=True)
+
+    def note(self, text):
+        """Add a sentence below the table, and print it."""
+        self.notes.append(text)
+        print(text, flush=True)
+
+    def markdown(self):
+        """The whole as Markdown."""
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        lines = [f"# {self.title}", "", f"`{self.command}`", "", "| " + " | ".join(names) + " |"]
+        lines.append("|" + "---|" * len(names))
+        lines += ["| " + " | ".join(_text(row.get(name, "")) for name in names) + " |" for row in self.rows]
+        after = [round(value, 2) for value in os.getloadavg()]
+        facts = self.before | {"load before": self.before["load"], "load after": after}
+        lines += ["", *self.notes, "", ", ".join(f"{k} {v}" for k, v in facts.items() if k != "load")]
+        return "\n".join(lines) + "\n"
+
+    def write(self, path):
+        """Write ``path`` with the suffixes .md and .json, and print the former.
+
+        Parameters
+        ----------
+        path : Path or None
+            None prints only.
+        """
+        text = self.markdown()
+        print("\n" + text)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_suffix(".md").write_text(text)
+            facts = {"title": self.title, "command": self.command, "machine": self.before}
+            facts |= {
+                "rows": [{k: _plain(v) for k, v in row.items()} for row in self.rows],
+                "notes": self.notes,
+            }
+            path.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def _plain(value):
+    return asdict(value) if isinstance(value, Measured) else value
+
+
+def _text(value):
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

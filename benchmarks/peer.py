@@ -1,0 +1,113 @@
+"""ESO's muse_exp_combine and musedeep on the same files: CPU time, peak memory and wall time of the whole
+processes.
+
+    python benchmarks/peer.py --exposures 8 --rows 3.5e6
+    python benchmarks/peer.py --exposures 32 --rows 1.5e6 --reject guarded
+
+Both read the same simulated pixel tables and offset list with one thread and write their cube and their
+white-light image. Times are user plus system, of everything from start to end of the command, imports
+included. The peer has one rule of rejection (`eso`); it stands beside both of musedeep's.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from harness import Report, measure, musedeep, row_count, simulated, warm_up
+
+# What is promised: exposures, rule, how many times less CPU.
+TARGETS = {(8, "eso"): 5.0, (8, "guarded"): 5.0, (32, "guarded"): 12.0}
+
+
+def run_peer(files, folder):
+    """Run ESO's recipe; `harness.Measured`."""
+    folder.mkdir(parents=True)
+    offsets = files[0].parent / "OFFSET_LIST.fits"
+    frames = [f"{path} PIXTABLE_REDUCED" for path in files] + [f"{offsets} OFFSET_LIST"]
+    (folder / "frames.sof").write_text("\n".join(frames) + "\n")
+    words = [
+        "esorex",
+        f"--output-dir={folder}",
+        f"--log-dir={folder}",
+        "muse_exp_combine",
+        folder / "frames.sof",
+    ]
+    return measure(words, OMP_NUM_THREADS="1")
+
+
+def run_ours(files, folder, reject, memory):
+    """Run all stages of musedeep with one thread; `harness.Measured`."""
+    options = ["--reject", reject, "--workers", "1", "--memory", memory, "--quiet"]
+    offsets = ["--offsets", files[0].parent / "OFFSET_LIST.fits"]
+    return musedeep("run", *files, "-o", folder, *options, *offsets)
+
+
+def best(run, folder, repeat):
+    """The run that took least CPU time; what it wrote is removed."""
+    found = []
+    for number in range(repeat):
+        found.append(run(folder / f"run{number}"))
+        shutil.rmtree(folder / f"run{number}")
+    return min(found, key=lambda measured: measured.cpu)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--exposures", type=int, default=8)
+    parser.add_argument("--rows", type=float, default=3.5e6, help="of an exposure")
+    parser.add_argument("--field", type=float, default=24.0, help="side of the field in arcsec")
+    parser.add_argument("--reject", nargs="+", default=["eso", "guarded"])
+    parser.add_argument("--memory", default="4GB")
+    parser.add_argument("--repeat", type=int, default=1, help="runs of each, of which the best counts")
+    parser.add_argument("--folder", type=Path, help="where to work and keep the simulation [temporary]")
+    parser.add_argument("--output", type=Path, help="write the report here, .md and .json")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        sys.exit(0 if compare(options, folder) else 1)
+
+
+def compare(options, folder):
+    """Run both and report; whether what is promised was reached."""
+    files = simulated(
+        folder / f"exposures{options.exposures}", options.exposures, options.rows, options.field
+    )
+    warm_up(folder)
+    report = Report(f"musedeep beside muse_exp_combine, {options.exposures} exposures")
+    ours = {
+        reject: best(
+            lambda path, reject=reject: run_ours(files, path, reject, options.memory), folder, options.repeat
+        )
+        for reject in options.reject
+    }
+    peer = best(lambda path: run_peer(files, path), folder, options.repeat)
+    rows = row_count(files)
+    good = True
+    for name, reject, run in [("muse_exp_combine", "eso", peer)] + [
+        ("musedeep", r, m) for r, m in ours.items()
+    ]:
+        report.add(
+            program=name,
+            reject=reject,
+            exposures=options.exposures,
+            rows=rows,
+            cpu_ns_per_row=run.cpu / rows * 1e9,
+            wall_ns_per_row=run.seconds / rows * 1e9,
+            peak_MB=run.peak_bytes / 1e6,
+            bytes_per_row=run.peak_bytes / rows,
+            times_less_cpu=peer.cpu / run.cpu,
+        )
+        if run is not peer:
+            target = TARGETS.get((options.exposures, reject), 0.0)
+            good &= peer.cpu / run.cpu >= target
+    report.note("All targets reached." if good else "A TARGET WAS MISSED: " + str(TARGETS))
+    report.write(options.output)
+    return good
+
+
+if __name__ == "__main__":
+    main()
