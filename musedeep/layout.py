@@ -22,8 +22,9 @@ LOG_STEP_ANGSTROM = 1.25 / 1.6
 _WIDEST_FIELD_DEG = 2.0
 # Exposures further apart than this have no field in common; the gaps within a mosaic are smaller.
 _WIDEST_GAP_ARCSEC = 120.0
-# A mosaic of a hundred fields has 2e11.
+# A mosaic of a hundred fields has 2e11 voxels, the finest sampling of the longest strip 5e4 along a side.
 _MOST_VOXELS = 10**12
+_LONGEST_AXIS = 10**5
 
 
 def grid_from_footprints(
@@ -268,11 +269,11 @@ def check_grid_size(grid):
     InputError
     """
     voxels = math.prod(grid.shape)
-    if voxels > _MOST_VOXELS:
+    if voxels > _MOST_VOXELS or max(grid.shape) > _LONGEST_AXIS:
         nz, ny, nx = grid.shape
         raise InputError(
             f"Grid: it has {nz} planes of {ny} x {nx} voxels, {voxels:.1e} in all; at most "
-            f"{_MOST_VOXELS:.0e} are possible. Its steps are {grid.step_arcsec[0]:.3g} and "
-            f"{grid.step_arcsec[1]:.3g} arcsec and {grid.wavelength_step:.3g} Angstrom: check dx, dy, "
-            "dlambda and the offsets."
+            f"{_MOST_VOXELS:.0e}, and {_LONGEST_AXIS} along an axis, are possible. Its steps are "
+            f"{grid.step_arcsec[0]:.3g} and {grid.step_arcsec[1]:.3g} arcsec and "
+            f"{grid.wavelength_step:.3g} Angstrom: check dx, dy, dlambda and the offsets."
         )

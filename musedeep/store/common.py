@@ -32,7 +32,10 @@ def read_attributes(folder, what, *needed):
     except FileNotFoundError:
         raise InputError(f"{folder}: there is no {what} here.") from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"{folder}: the {what} has a damaged zarr.json ({error}).") from None
+        raise InputError(
+            f"{folder}: the {what} has a damaged zarr.json ({error}); delete the folder and run its stage "
+            "again."
+        ) from None
     for name in needed:
         if name not in attributes:
             raise InputError(f"{folder}: this is no {what}, or its zarr.json is damaged: it lacks {name!r}.")
