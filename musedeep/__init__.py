@@ -11,11 +11,13 @@ from musedeep.errors import InputError, MemoryLimitError, MuseDeepError, UsageEr
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Alignment": "align",
     "Exposure": "pixtable",
     "Field": "field",
     "OffsetTable": "offsets",
     "PixelTable": "pixtable",
     "VoxelGrid": "grid",
+    "align_exposures": "align",
     "combine_exposures": "combine",
     "combine_to_store": "combine",
     "connect": "execute",
@@ -35,6 +37,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Alignment",
     "Exposure",
     "Field",
     "InputError",
@@ -46,6 +49,7 @@ __all__ = [
     "VoxelGrid",
     "WorkError",
     "__version__",
+    "align_exposures",
     "combine_exposures",
     "combine_to_store",
     "connect",

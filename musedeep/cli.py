@@ -20,6 +20,9 @@ __all__ = ["main"]
 # Other names that users of ESO's recipes know a setting by.
 _ALIASES = {"grid": ["--output-wcs"]}
 
+# Those of the alignment are many, and options of `musedeep align`.
+_SECTIONS = [section for section in SECTIONS if section != "align"]
+
 _SIMULATION = {
     "exposures": (Number(low=1, integer=True), "number of exposures"),
     "seed": (Number(low=0, integer=True), "seed of everything random"),
@@ -162,7 +165,7 @@ def _command(name):
     return _cli.command(name, cls=_Command, no_args_is_help=name not in ("demo",))
 
 
-@_with_settings(*SECTIONS)
+@_with_settings(*_SECTIONS)
 @_command("init")
 @click.argument("files", nargs=-1, required=True, metavar="PIXTABLES...")
 @click.option("-o", "--output", required=True, type=click.Path(), help="folder of the field")
@@ -267,7 +270,7 @@ def _status(field, as_json):
     click.echo(f"  {running}")
 
 
-@_with_settings(*SECTIONS)
+@_with_settings(*_SECTIONS)
 @_command("run")
 @click.argument("targets", nargs=-1, required=True, metavar="FIELD | PIXTABLES... -o FOLDER")
 @click.option("-o", "--output", type=click.Path(), help="folder of the field, made of the pixel tables given")

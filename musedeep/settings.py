@@ -26,6 +26,7 @@ from musedeep.kinds import (
 
 __all__ = [
     "SECTIONS",
+    "AlignSettings",
     "CombineSettings",
     "GridSettings",
     "Mask",
@@ -135,6 +136,61 @@ class CombineSettings(_Section):
 
 
 @dataclass(frozen=True)
+class AlignSettings(_Section):
+    """How offsets and flux scales of the exposures are measured; muse_exp_align's options by their names."""
+
+    preset: str = _setting(
+        "auto",
+        Choice("auto", "normal", "crowded", "extended"),
+        "kind of field: 'auto' looks at it and says why",
+    )
+    images: str = _setting("", FilePath(), "folder with IMAGE_FOV files (empty: made of the pixel tables)")
+    band: str = _setting("white", Text("a name"), "filter of the images: white, or one of filter_list")
+    reference: str = _setting(
+        "", FilePath(), "catalogue (RA, Dec[, mag]) or image to align with (empty: the first exposure)"
+    )
+    fit_rotation: bool = _setting(False, Switch(), "measure a rotation of every exposure too")
+    fit_scale: bool = _setting(True, Switch(), "measure the flux scale of every exposure")
+    scale_limit: float = _setting(
+        5.0, Number(low=1), "exposures whose flux scale is off by more than this factor are set aside"
+    )
+    unsolved: str = _setting(
+        "header",
+        Choice("header", "omit"),
+        "exposures without a solution: kept where the header says, or left out of the list",
+    )
+    rsearch: tuple = _setting(
+        (30.0, 4.0, 2.0, 0.8),
+        Numbers(1, 20, above=0),
+        "search radii in arcsec: the largest error of a header, then those of the matching passes",
+    )
+    nbins: int = _setting(60, Number(low=2, integer=True), "bins along each axis of the first search")
+    weight: bool = _setting(True, Switch(), "weigh sources by their errors")
+    fwhm: float = _setting(5.0, Number(low=0.5), "FWHM of the detection kernel in pixels")
+    threshold: float = _setting(
+        -60.0, Number(), "first detection threshold: above 0 in units of the image, else in units of its MAD"
+    )
+    bkgignore: float = _setting(0.05, Number(low=0, high=0.9), "darkest fraction of pixels to ignore")
+    bkgfraction: float = _setting(0.10, Number(above=0, high=1), "fraction of the others that is background")
+    step: float = _setting(0.5, Number(above=0), "step of the threshold in units of the image")
+    iterations: int = _setting(100000, Number(low=1, integer=True), "most steps of the threshold")
+    srcmin: int = _setting(5, Number(low=1, integer=True), "fewest sources of an image")
+    srcmax: int = _setting(80, Number(low=1, integer=True), "most sources of an image")
+    roundmin: float = _setting(-1.0, Number(), "least roundness")
+    roundmax: float = _setting(1.0, Number(), "largest roundness")
+    sharpmin: float = _setting(0.2, Number(above=0), "least sharpness")
+    sharpmax: float = _setting(1.0, Number(above=0), "largest sharpness")
+    bpixdistance: float = _setting(5.0, Number(low=0), "least distance of a source to a bad pixel, pixels")
+
+    def __post_init__(self):
+        super().__post_init__()
+        for low, high in (("srcmin", "srcmax"), ("roundmin", "roundmax"), ("sharpmin", "sharpmax")):
+            if getattr(self, low) > getattr(self, high):
+                found = f"{low} = {getattr(self, low):g} is above {high} = {getattr(self, high):g}"
+                raise UsageError(f"{found}; no source is left")
+
+
+@dataclass(frozen=True)
 class ProductSettings(_Section):
     """What is written to the products folder."""
 
@@ -197,6 +253,7 @@ class Mask(_Section):
 SECTIONS = {
     "grid": GridSettings,
     "combine": CombineSettings,
+    "align": AlignSettings,
     "products": ProductSettings,
     "run": RunSettings,
 }
@@ -215,7 +272,8 @@ def setting_fields():
             yield section, item
 
 
-_HOME = {item.name: section for section, item in setting_fields()}
+# A name that two sections have means that of the first one; the other is reached by its section.
+_HOME = {item.name: section for section, item in reversed(list(setting_fields()))}
 
 
 def _unknown(name, known, where):
@@ -232,13 +290,14 @@ class Settings:
 
     Attributes
     ----------
-    grid, combine, products, run : GridSettings, CombineSettings, ProductSettings, RunSettings
+    grid, combine, align, products, run : the settings of each section
     masks : tuple of Mask
         Rows to leave out when combining.
     """
 
     grid: GridSettings = dataclasses.field(default_factory=GridSettings)
     combine: CombineSettings = dataclasses.field(default_factory=CombineSettings)
+    align: AlignSettings = dataclasses.field(default_factory=AlignSettings)
     products: ProductSettings = dataclasses.field(default_factory=ProductSettings)
     run: RunSettings = dataclasses.field(default_factory=RunSettings)
     masks: tuple = ()
@@ -250,8 +309,8 @@ class Settings:
         Parameters
         ----------
         data : dict
-            ``{"grid": {...}, "combine": {...}, "products": {...}, "run": {...}, "mask": [{...}]}``; what is
-            missing keeps its default.
+            ``{"grid": {...}, "combine": {...}, "align": {...}, "products": {...}, "run": {...}, "mask":
+            [{...}]}``; what is missing keeps its default.
         folder : Path, optional
             Relative file names are taken from here; without it, from the current folder.
 
@@ -289,7 +348,7 @@ class Settings:
         ----------
         **changes
             Settings by their own name, whatever section they are in: ``nclip=(4, 4), select="half:A"``.
-            ``masks`` takes a list of `Mask` or of dicts.
+            ``masks`` takes a list of `Mask` or of dicts, and the name of a section a dict of its settings.
 
         Raises
         ------
@@ -300,6 +359,9 @@ class Settings:
         for name, value in changes.items():
             if name == "masks":
                 sections["masks"] = tuple(_as_mask(mask) for mask in value)
+                continue
+            if name in SECTIONS and isinstance(value, dict):
+                sections.setdefault(name, {}).update(value)
                 continue
             if name not in _HOME:
                 raise _unknown(name, [*_HOME, "masks"], "")

@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "numba": {"kernels"},
     "matplotlib": {"demo", "qc"},
     "astropy.io.fits": {
-        "demo", "fitsstream", "grid", "images", "keywords", "offsets", "pixtable", "products", "reduce",
+        "align", "demo", "fitsstream", "grid", "images", "keywords", "offsets", "pixtable", "products", "reduce",
         "select", "simulate",
     },
     "click": {"cli"},

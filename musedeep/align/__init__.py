@@ -1,0 +1,5 @@
+"""Offsets and flux scales of exposures, measured on their white-light images."""
+
+from musedeep.align.exposures import Alignment, align_exposures
+
+__all__ = ["Alignment", "align_exposures"]

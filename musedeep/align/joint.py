@@ -1,0 +1,263 @@
+"""From source lists to offsets: votes, matches and the joint fit, repeated until nothing moves."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from musedeep.align.matching import Catalogue, first_offsets, match_all, pairs_to_compare, vote
+from musedeep.align.solution import Solution, solve_positions, solve_scales
+from musedeep.offsets import Offset
+from musedeep.sky import middle_of, sky_frame, sky_vectors
+
+__all__ = ["Joint", "Member", "align_sources", "common_frame", "moved"]
+
+_ARCSEC = math.degrees(1) * 3600
+# Shifts below this, in arcsec, no longer change anything.
+_STILL = 2e-5
+_ROUNDS = 8
+# Fewer sources than this do not tell where an exposure lies, unless nothing else could be meant.
+_FEWEST_SURE = 3
+# Votes count that chance would cast less than once in a hundred pairs of exposures.
+_SURE_VOTE = 2.0
+
+
+@dataclass(frozen=True)
+class Member:
+    """What takes part: an exposure, or the reference.
+
+    Attributes
+    ----------
+    to_sky : ndarray, shape (3, 3)
+        As in `WhiteImage`.
+    ra_deg, dec_deg : float
+    x, y, position_error : ndarray, shape (n,), float64, pixels
+    flux, flux_error : ndarray, shape (n,), float64
+        NaN where unknown.
+    step_arcsec : float
+    """
+
+    to_sky: np.ndarray
+    ra_deg: float
+    dec_deg: float
+    x: np.ndarray
+    y: np.ndarray
+    position_error: np.ndarray
+    flux: np.ndarray
+    flux_error: np.ndarray
+    step_arcsec: float
+
+    @classmethod
+    def of(cls, image, sources):
+        """Member of a `WhiteImage` and its `Sources`."""
+        return cls(
+            image.to_sky,
+            image.ra_deg,
+            image.dec_deg,
+            sources.x,
+            sources.y,
+            sources.position_error,
+            sources.flux,
+            sources.flux_error,
+            image.step_arcsec,
+        )
+
+    def places(self, frame, offset):
+        """Positions (n, 2) of the sources on a frame's plane in arcsec, an `Offset` taken off."""
+        own = frame.T @ offset.frame(self.ra_deg, self.dec_deg) @ self.to_sky
+        x, y, w = own @ np.stack([self.x, self.y, np.ones_like(self.x)])
+        return np.column_stack([x / w, y / w]) * _ARCSEC
+
+    def center(self, frame, offset):
+        """Position (2,) of the pointing."""
+        x, y, w = frame.T @ offset.frame(self.ra_deg, self.dec_deg)[:, 2]
+        return np.array([x, y]) / w * _ARCSEC
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Offsets from sources.
+
+    Attributes
+    ----------
+    offsets : list of Offset
+        Flux scale 1 where it is unknown.
+    shift_errors : ndarray, shape (N, 2), arcsec
+    rotation_errors : ndarray, shape (N,), deg
+        NaN where no rotation was fitted.
+    scale_errors : ndarray, shape (N,)
+        Relative; NaN where unknown.
+    solved : ndarray, shape (N,), bool
+        Whether the sources tell where it lies.
+    catalogue : Catalogue
+    positions : Solution
+    """
+
+    offsets: list
+    shift_errors: np.ndarray
+    rotation_errors: np.ndarray
+    scale_errors: np.ndarray
+    solved: np.ndarray
+    catalogue: Catalogue = field(repr=False)
+    positions: Solution = field(repr=False)
+
+
+def common_frame(members):
+    """Tangent frame in the middle of all pointings."""
+    vectors = np.array([sky_vectors(member.ra_deg, member.dec_deg) for member in members])
+    middle = middle_of(vectors)
+    return sky_frame(*middle)
+
+
+def moved(member, offset, shift, rotation=0.0, scale=1.0):
+    """The offset with a small shift on the sky added.
+
+    Parameters
+    ----------
+    member : Member
+        Or anything with `dec_deg`.
+    offset : Offset
+    shift : (float, float), arcsec
+        East and north, measured minus true.
+    rotation : float, radians
+    scale : float
+        Factor on the flux scale.
+    """
+    dec = math.radians(offset.pointing(0.0, member.dec_deg)[1])
+    return Offset(
+        offset.ra_deg + float(shift[0]) / 3600 / math.cos(dec),
+        offset.dec_deg + float(shift[1]) / 3600,
+        offset.rotation_deg + math.degrees(rotation),
+        offset.flux_scale * scale,
+    )
+
+
+def align_sources(members, settings, start=None):
+    """Offsets of all members from their sources.
+
+    Parameters
+    ----------
+    members : list of Member
+    settings : AlignSettings
+    start : list of Offset, optional
+        Where to search; those of the headers by default.
+
+    Returns
+    -------
+    Joint
+    """
+    frame = common_frame(members)
+    start = list(start) if start else [Offset()] * len(members)
+    offsets, connected = _searched(members, start, frame, settings)
+    for radius in settings.rsearch[1:] or settings.rsearch:
+        offsets, catalogue, solution = _passed(members, offsets, frame, radius, settings)
+    offsets, scale_errors = _scaled(members, offsets, catalogue, solution, settings)
+    solved = _solved(members, catalogue, solution, connected)
+    errors = solution.errors
+    turned = settings.fit_rotation
+    return Joint(
+        [new if good else old for new, old, good in zip(offsets, start, solved, strict=True)],
+        errors[:, :2],
+        np.degrees(errors[:, 2]) if turned else np.full(len(members), math.nan),
+        scale_errors,
+        solved,
+        catalogue,
+        solution,
+    )
+
+
+def _searched(members, start, frame, settings):
+    """First offsets from the votes of pairs, and which members are connected with most of the others."""
+    pairs = list(zip(members, start, strict=True))
+    places = [member.places(frame, offset) for member, offset in pairs]
+    centers = np.array([member.center(frame, offset) for member, offset in pairs])
+    votes = []
+    for n, m in pairs_to_compare(places, centers, settings.rsearch[0]):
+        result = vote(n, m, places[n], places[m], settings.rsearch, settings.nbins)
+        if result is not None and result.score > _SURE_VOTE:
+            votes.append(result)
+    shifts, groups = first_offsets(len(members), votes)
+    largest = np.bincount(groups).argmax()
+    offsets = [moved(*pair, shift) for pair, shift in zip(pairs, shifts, strict=True)]
+    return offsets, (groups == largest) & (np.bincount(groups)[groups] > 1)
+
+
+def _passed(members, offsets, frame, radius, settings):
+    """Match within a radius and fit, until nothing moves."""
+    for turn in range(_ROUNDS):
+        places = [member.places(frame, offset) for member, offset in zip(members, offsets, strict=True)]
+        errors = [member.position_error * member.step_arcsec for member in members]
+        catalogue = match_all(places, errors, radius)
+        solution = _fit(members, offsets, frame, catalogue, places, errors, settings)
+        rotations = solution.values[:, 2] if settings.fit_rotation else np.zeros(len(members))
+        offsets = [
+            moved(member, offset, value[:2], angle)
+            for member, offset, value, angle in zip(members, offsets, solution.values, rotations, strict=True)
+        ]
+        if settings.fit_rotation:
+            offsets = _without_common_turn(members, offsets, frame, solution.counts > 0)
+        if turn and np.abs(solution.values[:, :2]).max(initial=0) < _STILL:
+            break
+    return offsets, catalogue, solution
+
+
+def _without_common_turn(members, offsets, frame, known):
+    """Offsets whose mean rotation is 0: sources cannot tell a turn of the sky from one of all exposures."""
+    if not known.any():
+        return offsets
+    turn = math.radians(np.mean([o.rotation_deg for o, k in zip(offsets, known, strict=True) if k]))
+    result = []
+    for member, offset, good in zip(members, offsets, known, strict=True):
+        x, y = member.center(frame, offset)
+        result.append(moved(member, offset, (-turn * y, turn * x), -turn) if good else offset)
+    return result
+
+
+def _fit(members, offsets, frame, catalogue, places, errors, settings):
+    exposure, row = catalogue.exposure, catalogue.row
+    parameters = 3 if settings.fit_rotation else 2
+    if len(exposure) == 0:
+        nothing = np.zeros((len(members), parameters))
+        empty = np.empty(0)
+        return Solution(nothing, nothing * np.nan, np.empty((0, 2)), empty, 1.0, np.zeros(len(members), int))
+    position = _gathered(places, exposure, row)
+    error = _gathered(errors, exposure, row) if settings.weight else np.full(len(exposure), 0.01)
+    centers = np.array([m.center(frame, offset) for m, offset in zip(members, offsets, strict=True)])
+    return solve_positions(
+        exposure, catalogue.source, position, error, centers, rotation=settings.fit_rotation
+    )
+
+
+def _gathered(lists, exposure, row):
+    starts = np.cumsum([0, *(len(values) for values in lists)])
+    return np.concatenate(lists)[starts[exposure] + row]
+
+
+def _scaled(members, offsets, catalogue, solution, settings):
+    """Offsets with flux scales, relative to the median exposure, and their relative errors."""
+    unknown = np.full(len(members), math.nan)
+    if not settings.fit_scale or len(catalogue.exposure) == 0:
+        return offsets, unknown
+    flux = _gathered([member.flux for member in members], catalogue.exposure, catalogue.row)
+    error = _gathered([member.flux_error for member in members], catalogue.exposure, catalogue.row)
+    good = (solution.weights > 0.1) & (flux > 3 * error)
+    if not good.any():
+        return offsets, unknown
+    source = np.unique(catalogue.source[good], return_inverse=True)[1]
+    result = solve_scales(
+        catalogue.exposure[good], source, np.log(flux[good]), error[good] / flux[good], len(members)
+    )
+    known = result.counts > 0
+    middle = np.median(result.values[known, 0])
+    scales = np.where(known, np.exp(middle - result.values[:, 0]), 1.0)
+    return [
+        Offset(offset.ra_deg, offset.dec_deg, offset.rotation_deg, float(scale))
+        for offset, scale in zip(offsets, scales, strict=True)
+    ], result.errors[:, 0]
+
+
+def _solved(members, catalogue, solution, connected):
+    """Enough matches that count, or, of a list so short that there are no more, all."""
+    few = np.minimum(_FEWEST_SURE, np.maximum([len(member.x) for member in members], 1))
+    # a rotation, too, takes more than one source
+    return connected & (solution.counts >= few)

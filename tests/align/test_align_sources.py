@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+
+from musedeep.align.sources import background_of, find_sources, moffat
+from musedeep.settings import AlignSettings
+
+
+def truth_pixels(sky, n=0):
+    image = sky.images[n]
+    plane = sky.places / (180 / np.pi * 3600)
+    x, y, w = np.linalg.inv(image.to_sky) @ np.column_stack([plane, np.ones(len(plane))]).T
+    return np.column_stack([x / w, y / w])
+
+
+def paired(found, places):
+    away = np.hypot(found.x[:, None] - places[:, 0], found.y[:, None] - places[:, 1])
+    nearest = away.argmin(axis=1)
+    return nearest, away.min(axis=1)
+
+
+def test_stars_are_found_where_they_are_with_honest_errors(sky):
+    field = sky(stars=30, seed=2).add(fwhm=0.8)
+    found = find_sources(field.images[0], AlignSettings())
+    nearest, away = paired(found, truth_pixels(field))
+    assert len(found) >= 25 and (away < 0.6).mean() > 0.95
+    ratio = away / found.position_error / np.sqrt(2)
+    assert 0.5 < np.median(ratio) / 0.83 < 1.6
+    assert found.fwhm * 0.2 == pytest.approx(0.8, rel=0.03)
+
+
+def test_fluxes_are_whole_in_any_seeing(sky):
+    for fwhm in (0.5, 0.8, 1.5):
+        field = sky(stars=8, flux=(5e4, 1e5), seed=4).add(fwhm=fwhm)
+        found = find_sources(field.images[0], AlignSettings())
+        nearest, _ = paired(found, truth_pixels(field))
+        assert np.median(found.flux / field.flux[nearest]) == pytest.approx(1, abs=0.015)
+
+
+def test_the_photon_noise_bound_is_nearly_reached(sky):
+    field = sky(stars=1, flux=(2e4, 2.001e4), spread=0.5, seed=3)
+    for _ in range(40):
+        field.add(fwhm=0.8)
+    options = AlignSettings(srcmin=1)
+    off = []
+    for n, image in enumerate(field.images):
+        found = find_sources(image, options)
+        off.append([found.x[0], found.y[0]] - truth_pixels(field, n)[0])
+    rows, columns = np.mgrid[:150, :150]
+    x, y = truth_pixels(field)[0]
+    step = 1e-3
+    slope = (
+        field.flux[0]
+        * (
+            moffat((columns - x + step) ** 2 + (rows - y) ** 2, 4.0)
+            - moffat((columns - x) ** 2 + (rows - y) ** 2, 4.0)
+        )
+        / step
+    )
+    model = field.flux[0] * moffat((columns - x) ** 2 + (rows - y) ** 2, 4.0)
+    bound = (slope**2 / (9 + 0.5 * model)).sum() ** -0.5
+    assert np.sqrt(np.mean(np.square(off))) < 1.25 * bound
+
+
+def test_neighbours_do_not_pull_on_each_other(sky):
+    field = sky(stars=2, flux=(5e4, 5.1e4), seed=1)
+    field.places = np.array([[0.0, 0.0], [1.5, 0.3]])
+    field.add(fwhm=0.8)
+    found = find_sources(field.images[0], AlignSettings())
+    _, away = paired(found, truth_pixels(field))
+    assert len(found) == 2 and away.max() < 0.03
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_what_is_found_does_not_depend_on_the_unit(sky, scale):
+    field = sky(stars=20, seed=5).add(scale=scale)
+    found = find_sources(field.images[0], AlignSettings(srcmax=15))
+    assert len(found) == 14  # of the 15 brightest peaks one is a pair of stars
+    np.testing.assert_allclose(found.flux.max() / scale, field.flux.max(), rtol=0.03)
+
+
+def test_the_threshold_walks_until_the_number_suits(sky):
+    field = sky(stars=40, seed=6, flux=(3e3, 3e5)).add()
+    many = find_sources(field.images[0], AlignSettings(threshold=15.0, srcmax=80, bpixdistance=0))
+    few = find_sources(field.images[0], AlignSettings(threshold=15.0, srcmax=10, bpixdistance=0))
+    assert many.threshold == 15.0 and many.detected > 20
+    assert few.detected <= 10 and few.threshold > 15.0
+    assert (few.threshold - 15.0) % 0.5 == pytest.approx(0, abs=1e-9)
+    high = find_sources(field.images[0], AlignSettings(threshold=1e4, srcmin=7, bpixdistance=0))
+    assert 7 <= high.detected <= 80 and high.threshold < 1e4
+
+
+def test_sources_near_bad_pixels_are_left_out(sky):
+    field = sky(stars=1, flux=(5e4, 5.1e4), spread=0.1).add()
+    image = field.images[0]
+    x, y = truth_pixels(field)[0]
+    image.flux[int(y) + 4, int(x)] = np.nan
+    assert len(find_sources(image, AlignSettings(bpixdistance=8.0))) == 0
+    assert len(find_sources(image, AlignSettings(bpixdistance=1.0))) == 1
+
+
+def test_noise_holds_no_source_and_no_data_no_background(sky):
+    field = sky(stars=0).add()
+    assert len(find_sources(field.images[0], AlignSettings())) == 0
+    field.images[0].flux[:] = np.nan
+    empty = find_sources(field.images[0], AlignSettings())
+    assert len(empty) == 0 and np.isnan(empty.background.sigma)
+
+
+def test_the_background_is_that_of_the_dark_part():
+    values = np.random.default_rng(1).normal(50, 3, (200, 200)).astype(np.float32)
+    values[:60] += 500
+    background = background_of(values, 0.05, 0.1)
+    assert 45 < background.median < 50
+    assert background.sigma == pytest.approx(3, rel=0.05)
