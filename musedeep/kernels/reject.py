@@ -7,11 +7,16 @@ from numba import njit
 
 from .sample import exact, gather, is_wide, own_rows
 from .select import median, median_absolute_deviation
-from .sift import sky_levels, sum_around, summarise, surely_clean
+from .sift import fill_bins, middle_bins, sky_bins, sum_around, surely_clean
 
 __all__ = ["REJECTED", "judge_eso", "judge_guarded"]
 
 REJECTED = 2
+# Bins of the sieve: number, and width in units of the noise of a row. The peer's rule needs a bound of the
+# deviation too, hence finer ones.
+_GUARDED_BINS, _GUARDED_WIDTH = 16, 0.5
+_ESO_BINS, _ESO_WIDTH = 32, 0.25
+_MOST_COUNTED = 1 << 16  # values of a sample that the counts of a histogram hold
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -37,24 +42,24 @@ def judge_guarded(window, first, last, edge, rule, statistics, state, rejected, 
     if first >= last:
         return
     nj, ni = window.rows, window.columns
-    quick = rule.passes <= 1
-    flat = np.zeros((nj, ni), np.bool_)
+    quick = rule.passes <= 1 and buffers.shape[1] < _MOST_COUNTED
+    low, high = np.empty((nj, ni)), np.empty((nj, ni))
     doubtful = np.ones((nj, ni), np.bool_)
     size = ((window.last - window.first) * nj) << window.bits
-    counts = np.empty((3, size), np.int32)
+    bins = np.empty((size, _GUARDED_BINS), np.uint16)
     least, lowest, highest = (
         np.empty(size, np.float32),
         np.empty(size, np.float32),
         np.empty(size, np.float32),
     )
     below, above = max(first - 1, window.first), min(last + 1, window.last)
-    low, high = sky_levels(window, below, above, rule.sample)
+    start, width = sky_bins(window, below, above, _GUARDED_WIDTH)
     if quick:
-        summarise(window, below, above, np.array([low, high], np.float32), counts, least, lowest, highest)
+        fill_bins(window, below, above, start, width, bins, least, lowest, highest)
     guess = 0.0
     for k in range(first, last):
         if quick:
-            _sift(window, k, edge, rule, low, high, counts, least, lowest, highest, flat, doubtful)
+            _sift(window, k, edge, rule, start, width, bins, least, lowest, highest, low, high, doubtful)
         for j in range(edge, nj - edge):
             for i in range(edge, ni - edge):
                 if not doubtful[j, i]:
@@ -62,51 +67,60 @@ def judge_guarded(window, first, last, edge, rule, statistics, state, rejected, 
                 a, b = own_rows(window, k, j, i)
                 if a == b:
                     continue
-                if quick and not flat[j, i]:
-                    clean, guess = surely_clean(window, k, j, i, rule, guess)
-                    if clean:
-                        continue
                 slack = np.inf
-                if quick and rule.keep == 0 and _all_flat(flat, j, i):
-                    slack = np.float64(high) - np.float64(low)
+                if quick:
+                    if math.isinf(low[j, i]) or math.isinf(high[j, i]):
+                        clean, guess = surely_clean(window, k, j, i, rule, guess)
+                        if clean:
+                            continue
+                    else:
+                        guess = 0.5 * (low[j, i] + high[j, i])
+                    if rule.keep == 0:
+                        slack = _slack(low, high, j, i)
                 count, guess = _judge_cell(window, k, j, i, rule, statistics, state, slack, guess, buffers)
                 rejected[k, j, i] = count
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _sift(window, k, edge, rule, low, high, counts, least, lowest, highest, flat, doubtful):
-    """Mark the cells of a plane whose median surely lies between the levels, and those not surely clean."""
+def _sift(window, k, edge, rule, start, width, bins, least, lowest, highest, low, high, doubtful):
+    """Find bounds of the medians of a plane's cells, and mark the cells whose rows are not surely clean."""
     nj, ni = window.rows, window.columns
-    column, sums = np.empty((3, ni + 2), np.int32), np.empty((3, ni), np.int32)
+    n_bins = bins.shape[1]
+    column, sums = np.empty((ni + 2, n_bins), np.uint16), np.empty((ni, n_bins), np.uint16)
     smallest = np.empty(ni, np.float32)
+    # the place of a value at the edge of a bin is rounded
+    rounding = 1e-9 * (abs(start) + n_bins * width)
     for j in range(max(edge - 2, 0), min(nj - edge + 2, nj)):
-        sum_around(window, k, j, 0, counts, least, column, sums, smallest)
+        sum_around(window, k, j, 0, bins, least, column, sums, smallest)
         for i in range(ni):
             c = (((k - window.first) * nj + j) << window.bits) + i
-            depth = counts[0, c]
-            n, below, within = sums[0, i], sums[1, i], sums[2, i]
-            floor = min(smallest[max(i - 1, 0)], smallest[i], smallest[min(i + 1, ni - 1)])
-            if not is_wide(rule.sample, depth):
-                n, below, within, floor = depth, counts[1, c], counts[2, c], least[c]
-            # the lower middle value is above `low`, the upper one at most `high`
-            between = n >= 3 and 2 * below < n and 2 * within >= n + 2
-            flat[j, i] = between
+            depth = window.start[c + 1] - window.start[c]
+            if is_wide(rule.sample, depth):
+                n, b1, b2 = middle_bins(sums[i])
+                floor = min(smallest[max(i - 1, 0)], smallest[i], smallest[min(i + 1, ni - 1)])
+            else:
+                n, b1, b2 = middle_bins(bins[c])
+                floor = least[c]
+            known = n >= 3 and b1 > 0 and b2 < n_bins - 1
+            low[j, i] = start + (b1 - 1) * width - rounding if known else -np.inf
+            high[j, i] = start + b2 * width + rounding if known else np.inf
             sigma = math.sqrt(np.float64(floor))
             doubtful[j, i] = depth > 0 and not (
-                between
-                and np.float64(highest[c]) - low <= rule.high * sigma
-                and np.float64(high) - lowest[c] <= rule.low * sigma
+                np.float64(highest[c]) - low[j, i] <= rule.high * sigma
+                and high[j, i] - np.float64(lowest[c]) <= rule.low * sigma
             )
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _all_flat(flat, j, i):
-    """Whether the medians of all 5 x 5 spaxels around lie between the levels."""
-    for jj in range(max(j - 2, 0), min(j + 3, flat.shape[0])):
-        for ii in range(max(i - 2, 0), min(i + 3, flat.shape[1])):
-            if not flat[jj, ii]:
-                return False
-    return True
+def _slack(low, high, j, i):
+    """Bound of the differences between the medians of the 5 x 5 spaxels around."""
+    smallest = np.inf
+    largest = -np.inf
+    for jj in range(max(j - 2, 0), min(j + 3, low.shape[0])):
+        for ii in range(max(i - 2, 0), min(i + 3, low.shape[1])):
+            smallest = min(smallest, low[jj, ii])
+            largest = max(largest, high[jj, ii])
+    return largest - smallest
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -275,47 +289,31 @@ def judge_eso(window, first, last, edge, direction, kind, crsigma, state, reject
     if first >= last:
         return
     nj, ni = window.rows, window.columns
-    quick = kind == 0
+    quick = kind == 0 and buffers.shape[1] < _MOST_COUNTED
     size = ((window.last - window.first) * nj) << window.bits
-    counts = np.empty((5, size), np.int32)
+    bins = np.empty((size, _ESO_BINS), np.uint16)
     least, lowest, highest = (
         np.empty(size, np.float32),
         np.empty(size, np.float32),
         np.empty(size, np.float32),
     )
-    column, sums = np.empty((5, ni + 2), np.int32), np.empty((5, ni), np.int32)
+    column, sums = np.empty((ni + 2, _ESO_BINS), np.uint16), np.empty((ni, _ESO_BINS), np.uint16)
     smallest = np.empty(ni, np.float32)
     below, above = max(first - 1, window.first), min(last + 1, window.last)
-    low, high = sky_levels(window, below, above, 27)
-    # the median surely between two close levels, the deviation surely more than `reach`: less than half of
-    # the values lie so near
-    middle, half = 0.5 * (np.float64(low) + high), 0.3 * (np.float64(high) - low)
-    reach = half
-    levels = np.array([middle - half, middle + half, middle - half - reach, middle + half + reach]).astype(
-        np.float32
-    )
-    # rounding of the levels to float32 must not make a bound too good
-    limit = (np.float64(levels[0]) + crsigma * reach) - 1e-6 * (abs(middle) + crsigma * reach)
+    start, width = sky_bins(window, below, above, _ESO_WIDTH)
     if quick:
-        summarise(window, below, above, levels, counts, least, lowest, highest)
+        fill_bins(window, below, above, start, width, bins, least, lowest, highest)
     level, deviation = 0.0, 1.0
     for k in range(first, last):
         for j in range(edge, nj - edge):
             if quick:
-                sum_around(window, k, j, direction, counts, least, column, sums, smallest)
+                sum_around(window, k, j, direction, bins, least, column, sums, smallest)
             for i in range(edge, ni - edge):
                 a, b = own_rows(window, k, j, i)
                 if a == b:
                     continue
                 c = (((k - window.first) * nj + j) << window.bits) + i
-                n = sums[0, i]
-                if (
-                    quick
-                    and highest[c] <= limit
-                    and 2 * sums[1, i] < n
-                    and 2 * sums[2, i] >= n + 2
-                    and 2 * (sums[4, i] - sums[3, i]) < n
-                ):
+                if quick and highest[c] <= _lowest_limit(sums[i], start, width, crsigma):
                     continue
                 exact_limit, level, deviation = _eso_limit(
                     window, k, j, i, direction, kind, crsigma, level, deviation, buffers
@@ -326,6 +324,29 @@ def judge_eso(window, first, last, edge, direction, kind, crsigma, state, reject
                         state[window.index[r]] = REJECTED
                         count += 1
                 rejected[k, j, i] = count
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _lowest_limit(bins, start, width, crsigma):
+    """A bound from below of the peer's limit, from the histogram of a sample.
+
+    The median lies in the bins of the middle values. Where these and ``reach`` bins on each side hold less
+    than half of the values, half of them deviate by more than ``reach`` bins.
+    """
+    n, first, last = middle_bins(bins)
+    if n < 3 or first == 0 or last == bins.size - 1:
+        return -np.inf
+    near = 0
+    for b in range(first, last + 1):
+        near += bins[b]
+    reach = 0
+    while first - reach > 1 and last + reach < bins.size - 2:
+        near += bins[first - reach - 1] + bins[last + reach + 1]
+        if 2 * near >= n:
+            break
+        reach += 1
+    rounding = 1e-6 * (abs(start) + bins.size * width * (1.0 + crsigma))
+    return start + (first - 1) * width + crsigma * reach * width - rounding
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

@@ -1,6 +1,6 @@
 """Tell by counting which cells surely hold no outlier, so that only the others need exact medians.
 
-The number of values at or below two levels proves where the median of a sample lies, and the smallest
+A coarse histogram of a sample proves between which levels its median lies, and the smallest
 variance bounds its scale from below. What is clean against these bounds is clean against the exact figures:
 the sieve changes the time, never the result.
 """
@@ -13,15 +13,18 @@ from numba import njit
 from .sample import is_wide, own_rows
 from .select import median
 
-__all__ = ["sky_levels", "sum_around", "summarise", "surely_clean"]
+__all__ = ["fill_bins", "middle_bins", "sky_bins", "sum_around", "surely_clean"]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def sky_levels(window, first, last, sample):
-    """Two levels between which the medians of cells of empty sky should lie, from some rows of planes first
-    <= k < last."""
-    a = own_rows(window, first, 0, 0)[0]
-    b = window.start[((last - window.first) * window.rows) << window.bits]
+def sky_bins(window, first, last, width):
+    """Bins for the values around the sky: the lower edge of bin 1, and the width of a bin.
+
+    Taken from some rows of planes first <= k < last. ``width`` is in units of the square root of their median
+    variance. Bin 0 takes what lies lower, the last bin what lies higher.
+    """
+    cells = window.rows << window.bits
+    a, b = window.start[(first - window.first) * cells], window.start[(last - window.first) * cells]
     step = max((b - a) // 500, 1)
     some = np.empty((b - a) // step + 1, np.float32)
     spread = np.empty((b - a) // step + 1, np.float32)
@@ -31,56 +34,47 @@ def sky_levels(window, first, last, sample):
         spread[n] = window.variance[r]
         n += 1
     if n == 0:
-        return np.float32(0.0), np.float32(0.0)
-    cells = window.rows << window.bits
-    filled = 1
-    for c in range((first - window.first) * cells, (last - window.first) * cells):
-        filled += window.start[c + 1] > window.start[c]
-    depth = (b - a) / filled
-    depth *= 27.0 if is_wide(sample, depth) else 1.0
+        return 0.0, 1.0
     level = median(some, n, 0.0, 1.0)
-    width = math.sqrt(median(spread, n, np.float64(spread[0]), 1.0)) * (
-        0.15 + 3.5 / math.sqrt(max(depth, 3.0))
-    )
-    return np.float32(level - width), np.float32(level + width)
+    sigma = math.sqrt(median(spread, n, np.float64(spread[0]), 1.0)) + 1e-30
+    return level - 2.0 * sigma, width * sigma
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
-def summarise(window, first, last, levels, counts, least, lowest, highest):
-    """Of every cell of planes first <= k < last: its rows, values at or below each level, and three extremes.
+def fill_bins(window, first, last, edge, width, bins, least, lowest, highest):
+    """Histogram of the values of every cell of planes first <= k < last, and three extremes.
 
     Parameters
     ----------
-    levels : (q,) float32
-    counts : (1 + q, planes * cells) int32, out
+    edge, width : float
+        From `sky_bins`.
+    bins : (planes * cells, n) uint16, out
     least, lowest, highest : (planes * cells,) float32, out
         Smallest variance, smallest and largest value.
     """
     cells = window.rows << window.bits
     value, variance = window.value, window.variance
+    most = np.float64(bins.shape[1] - 1)
     for c in range((first - window.first) * cells, (last - window.first) * cells):
-        a, b = window.start[c], window.start[c + 1]
-        counts[0, c] = b - a
-        for q in range(levels.size):
-            n = np.int32(0)
-            for r in range(a, b):
-                n += np.int32(value[r] <= levels[q])
-            counts[1 + q, c] = n
+        bins[c] = 0
         v_least = np.float32(np.inf)
         v_low = np.float32(np.inf)
         v_high = np.float32(-np.inf)
-        for r in range(a, b):
+        for r in range(window.start[c], window.start[c + 1]):
+            v = value[r]
+            place = min(max((np.float64(v) - edge) / width + 1.0, 0.0), most)
+            bins[c, np.int64(place)] += 1
             v_least = min(v_least, variance[r])
-            v_low = min(v_low, value[r])
-            v_high = max(v_high, value[r])
+            v_low = min(v_low, v)
+            v_high = max(v_high, v)
         least[c] = v_least
         lowest[c] = v_low
         highest[c] = v_high
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
-def sum_around(window, k, j, direction, counts, least, column, sums, smallest):
-    """Summaries of the samples of all cells of a row of cells: of the cells around each.
+def sum_around(window, k, j, direction, bins, least, column, sums, smallest):
+    """Histograms of the samples of all cells of a row of cells: of the cells around each.
 
     First along planes and rows into ``column``, then along the row: nine additions a cell instead of 27.
 
@@ -88,32 +82,53 @@ def sum_around(window, k, j, direction, counts, least, column, sums, smallest):
     ----------
     direction : int
         0: all 27 cells; 1: without those left and right in the own row; 2: without those of the own column.
-    counts, least
-        From `summarise`.
-    column, sums : (1 + q, columns + 2) and (1 + q, columns) int32, out
+    bins, least
+        From `fill_bins`.
+    column, sums : (columns + 2, n) and (columns, n) uint16, out
     smallest : (columns,) float32, out
         Smallest variance of the cells in the same column only.
     """
     column[:] = 0
     smallest[:] = np.inf
+    n = bins.shape[1]
+    flat = bins.reshape(bins.size)
+    total = column.reshape(column.size)
     for kk in range(max(k - 1, window.first), min(k + 2, window.last)):
         for jj in range(max(j - 1, 0), min(j + 2, window.rows)):
             if direction == 1 and jj == j:
                 continue
             base = ((kk - window.first) * window.rows + jj) << window.bits
-            for q in range(counts.shape[0]):
-                for i in range(window.columns):
-                    column[q, i + 1] += counts[q, base + i]
+            for q in range(window.columns * n):
+                total[n + q] += flat[base * n + q]
             for i in range(window.columns):
                 smallest[i] = min(smallest[i], least[base + i])
     own = ((k - window.first) * window.rows + j) << window.bits
-    middle = np.int32(direction != 2)
-    for q in range(counts.shape[0]):
-        for i in range(window.columns):
-            sums[q, i] = column[q, i] + middle * column[q, i + 1] + column[q, i + 2]
-        if direction:
-            for i in range(window.columns):
-                sums[q, i] += counts[q, own + i]
+    middle = np.uint16(direction != 2)
+    out = sums.reshape(sums.size)
+    for q in range(window.columns * n):
+        out[q] = total[q] + middle * total[n + q] + total[2 * n + q]
+    if direction:
+        for q in range(window.columns * n):
+            out[q] += flat[own * n + q]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def middle_bins(bins):
+    """Number of values, and the bins of the two middle ones (the same when their number is odd)."""
+    n = 0
+    for b in range(bins.size):
+        n += bins[b]
+    lower = (n + 1) // 2
+    upper = n // 2 + 1
+    first = -1
+    total = 0
+    for b in range(bins.size):
+        total += bins[b]
+        if first < 0 and total >= lower:
+            first = b
+        if total >= upper:
+            return n, first, b
+    return n, first, bins.size - 1
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
