@@ -1,5 +1,6 @@
 """Fields of simulated and of handmade exposures for the tests of the engine; loaded as a pytest plugin."""
 
+import dataclasses
 import math
 import shutil
 from pathlib import Path
@@ -59,10 +60,10 @@ def files_of(field):
 
 def copy_of(field, folder, **settings):
     """The same field in another folder, with the pixel store it had."""
-    folder = Path(folder)
-    shutil.copytree(field.pixels_path, folder / "pixels.zarr")
-    values = {name: value for part in field.settings.to_dict().values() for name, value in dict(part).items()}
-    return make_field(files_of(field), folder, **(values | settings))
+    copied = dataclasses.replace(field, folder=Path(folder)).changed(**settings)
+    shutil.copytree(field.pixels_path, copied.pixels_path)
+    copied.write()
+    return copied
 
 
 def maps_of(field, *, grid=None, **changes):
