@@ -68,6 +68,7 @@ def sky_frame(ra_deg, dec_deg, rotation_deg=0.0):
 
 
 def sky_position(vector):
+    """RA and Dec, degrees, of the direction of a vector (3,)."""
     x, y, z = vector
     return math.degrees(math.atan2(y, x)) % 360.0, math.degrees(math.atan2(z, math.hypot(x, y)))
 

@@ -1,6 +1,7 @@
 """Fixtures for every test: pixel tables of a few rows, and marks that need a program."""
 
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -9,6 +10,10 @@ from astropy.io import fits
 from musedeep.muse import COLUMNS, UNITS
 
 pytest_plugins = ["fields"]
+
+# A suite that a shell started in the background ignores Ctrl-C, and so would every process that it starts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

@@ -64,7 +64,7 @@ def test_many_workers_get_many_blocks():
 
 def test_threads_share_the_memory_of_their_process(four):
     run = four.settings.run
-    assert threads_of(run) == 1 and parallel_of(run) == 4
+    assert threads_of(run) == 1 and parallel_of(run) == 2
     assert threads_of(dataclasses.replace(run, workers=3)) == 3
     assert threads_of(dataclasses.replace(run, workers=3, threads=2, cluster="processes")) == 2
 
@@ -72,7 +72,7 @@ def test_threads_share_the_memory_of_their_process(four):
         def nthreads(self):
             return {"a": 2, "b": 4}
 
-    assert threads_of(run, Client()) == 4 and parallel_of(run, Client()) == 24
+    assert threads_of(run, Client()) == 4 and parallel_of(run, Client()) == 12
 
 
 @pytest.mark.parametrize("threads", [1, 2, 8])
