@@ -12,7 +12,8 @@ import click
 
 from musedeep import __version__
 from musedeep.errors import MuseDeepError, UsageError
-from musedeep.kinds import Number, Numbers, Switch, Text
+from musedeep.kinds import Switch
+from musedeep.options import SIMULATION
 from musedeep.settings import SECTIONS, setting_fields
 
 __all__ = ["main"]
@@ -22,30 +23,6 @@ _ALIASES = {"grid": ["--output-wcs"]}
 
 # Those of the alignment are many, and options of `musedeep align`.
 _SECTIONS = [section for section in SECTIONS if section != "align"]
-
-_SIMULATION = {
-    "exposures": (Number(low=1, integer=True), "number of exposures"),
-    "seed": (Number(low=0, integer=True), "seed of everything random"),
-    "field_arcsec": (Number(above=0), "side of the patch cut out of the field of view; 60 keeps all"),
-    "wavelength": (Numbers(2, 2, above=0), "wavelength range in Angstrom: low,high"),
-    "mode": (Text("a mode"), "instrument mode, such as WFM-NOAO-N or WFM-AO-N"),
-    "position_angles": (Numbers(1, 99), "position angles in degrees, one after the other"),
-    "dither_arcsec": (Number(low=0), "largest dither in each direction"),
-    "pointing_error_arcsec": (Number(low=0), "scatter of the pointing around that of the header"),
-    "rotation_error_deg": (Number(low=0), "scatter of the angle around that of the header"),
-    "seeing_fwhm": (Numbers(1, 999, above=0), "seeing in arcsec: one value, low,high, or one an exposure"),
-    "exptime": (Numbers(1, 999, above=0), "exposure times in seconds"),
-    "flux_scale_error": (Numbers(1, 999), "relative errors of the flux scale"),
-    "stars": (Number(low=0, integer=True), "number of stars"),
-    "galaxies": (Number(low=0, integer=True), "number of galaxies"),
-    "scene": (Text("a file"), "a MUSE cube to look at instead of stars and galaxies"),
-    "cosmic_ray_rate": (Number(low=0, high=1), "share of rows that are hit by cosmic rays"),
-    "cosmic_ray_flagged": (Number(low=0, high=1), "share of cosmic rays that carry their flag"),
-    "trails": (Number(low=0, integer=True), "number of satellite trails"),
-    "layout": (Text("a layout"), "'image' (one extension a column) or 'table'"),
-    "split_ifus": (Switch(), "one file for each IFU"),
-    "shuffle_rows": (Switch(), "rows in random order"),
-}
 
 
 class _Command(click.Command):
@@ -236,6 +213,36 @@ def _products():
     """Write the FITS cube, images and maps from the cube store."""
 
 
+@_with_settings("align")
+@_command("align")
+@click.argument("targets", nargs=-1, required=True, metavar="FIELD | IMAGES...")
+@click.option(
+    "-o", "--output", type=click.Path(), help="the list, .fits or .ecsv  [offsets.fits of the field]"
+)
+@_QUIET
+@_JSON
+def _align(targets, output, quiet, as_json, changes):
+    """Measure the offsets and flux scales of exposures, and check them.
+
+    FIELD is a folder with a field.toml; its list is then applied when the field is combined. With IMAGE_FOV
+    files and -o no field is needed. Tables with errors and figures are written beside the list.
+    """
+    from musedeep.pipeline import align
+
+    fov_images = len(targets) > 1 or targets[0].endswith(".fits")
+    if fov_images and output is None:
+        raise UsageError("give -o with the file that the list of these images is to be written to")
+    subject = list(targets) if fov_images else _open(targets[0])
+    found, files = align(subject, output, progress=not quiet, **changes)
+    rows = [dict(zip(found.table.colnames, map(_plain, r), strict=True)) for r in found.table.iterrows()]
+    if as_json:
+        _print_json({"verdict": found.verdict, "notes": found.notes, "exposures": rows})
+        return
+    shown = found.table["DATE_OBS", "RA_OFFSET", "DEC_OFFSET", "FLUX_SCALE", "N_MATCHED", "QUALITY"]
+    click.echo("\n".join(shown.pformat(max_lines=-1, max_width=-1)))
+    click.echo("\n".join([*found.notes, f"verdict: {found.verdict}", *(f"    {_shown(f)}" for f in files)]))
+
+
 @_with_settings("grid", "combine", "run")
 @_command("plan")
 @_FIELD
@@ -346,7 +353,7 @@ def _simulate(folder, quiet, **values):
     click.echo(f"Next: musedeep run {folder}/PIXTABLE_REDUCED_*.fits -o {folder}/field")
 
 
-_cli.commands["simulate"].params += [_SettingOption(name, *facts) for name, facts in _SIMULATION.items()]
+_cli.commands["simulate"].params += [_SettingOption(name, *facts) for name, facts in SIMULATION.items()]
 
 
 def _open(path, changes=None):

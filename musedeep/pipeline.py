@@ -18,7 +18,17 @@ from musedeep.field import Field, open_field
 from musedeep.lock import holder_of, run_lock
 from musedeep.progress import Progress, duration
 
-__all__ = ["STAGES", "DemoReport", "RunReport", "StageReport", "plan_stages", "run", "run_demo", "status"]
+__all__ = [
+    "STAGES",
+    "DemoReport",
+    "RunReport",
+    "StageReport",
+    "align",
+    "plan_stages",
+    "run",
+    "run_demo",
+    "status",
+]
 
 STAGES = ("ingest", "combine", "products")
 
@@ -143,6 +153,44 @@ def run(field, client=None, *, stages=STAGES, progress=True):
         seconds = time.monotonic() - began
         _log.info("done in %s", duration(seconds))
     return RunReport(str(field.toml), reports, seconds)
+
+
+def align(exposures, output=None, client=None, *, progress=True, **changes):
+    """Measure offsets and flux scales, and write the list, its errors and the figures.
+
+    Parameters
+    ----------
+    exposures : Field, path of a field, or list of paths
+        A list holds IMAGE_FOV files.
+    output : path, optional
+        The list, .fits or .ecsv; that which the field reads by default. The table with errors (.ecsv) and
+        the drawing (.png) go beside it, for a field into its folder of quality figures.
+    client : distributed.Client, optional
+    progress : bool, optional
+        Show how far it is, on standard error.
+    **changes
+        Settings of the alignment by their names.
+
+    Returns
+    -------
+    alignment : musedeep.align.Alignment
+    paths : list of Path
+        What was written.
+    """
+    from musedeep.align import align_exposures, draw_alignment
+
+    if isinstance(exposures, str | Path):
+        exposures = open_field(exposures)
+    is_field = isinstance(exposures, Field)
+    shown = Progress("align", "images") if progress else None
+    found = align_exposures(exposures, client=client, progress=shown, **changes)
+    path = Path(output) if output is not None else exposures.offsets_path
+    beside = exposures.qc_dir if is_field and output is None else path.parent
+    beside.mkdir(parents=True, exist_ok=True)
+    paths = [found.write(path), draw_alignment(found, beside / f"{path.stem}.png")]
+    if path.suffix != ".ecsv":
+        paths.append(found.write(beside / f"{path.stem}.ecsv"))
+    return found, paths
 
 
 def plan_stages(field, stages=STAGES):

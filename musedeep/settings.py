@@ -162,7 +162,7 @@ class AlignSettings(_Section):
     rsearch: tuple = _setting(
         (30.0, 4.0, 2.0, 0.8),
         Numbers(1, 20, above=0),
-        "search radii in arcsec: the largest error of a header, then those of the matching passes",
+        "search radii in arcsec: the first is the largest error of a header, the last that of matches",
     )
     nbins: int = _setting(60, Number(low=2, integer=True), "bins along each axis of the first search")
     weight: bool = _setting(True, Switch(), "weigh sources by their errors")

@@ -46,12 +46,14 @@ def test_version_and_help_come_at_once():
     assert time.monotonic() - began < 1.5
 
 
-@pytest.mark.parametrize("command", ["init", "run"])
+@pytest.mark.parametrize("command", ["init", "run", "align"])
 def test_every_setting_is_an_option(musedeep, command):
     code, text, _ = musedeep(command, "--help")
     assert code == 0
     words = text.split()
     for section, item in setting_fields():
+        if (section == "align") != (command == "align"):
+            continue
         assert any(f"--{item.name.replace('_', '-')}" == word.strip(",") for word in words), item.name
         assert f"[{section}]:" in text
 
@@ -62,6 +64,7 @@ def test_every_setting_is_an_option(musedeep, command):
         ("ingest", "--memory", "--pixfrac"),
         ("combine", "--pixfrac", "--filter-list"),
         ("products", "--filter-list", "--pixfrac"),
+        ("align", "--rsearch", "--pixfrac"),
         ("plan", "--pixfrac", "--filter-list"),
     ],
 )

@@ -17,7 +17,7 @@ PATHS = sorted(PACKAGE.rglob("*.py"))
 
 # Imports point down. Rooms of one level import each other only from `execute` and `plan` downwards.
 LEVELS = [
-    {"errors", "kernels", "kinds", "muse", "progress", "settings"},
+    {"errors", "kernels", "kinds", "muse", "options", "progress", "settings"},
     {
         "accessor", "block", "exposures", "field", "fitsstream", "grid", "images", "keywords", "layout",
         "arena", "lock", "masks", "offsets", "pixtable", "reads", "recipe", "shards", "simulate", "sky", "store",
@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "distributed": {"execute"},
     "zarr": {"store"},
     "numba": {"kernels"},
-    "matplotlib": {"demo", "qc"},
+    "matplotlib": {"align", "demo", "qc"},
     "astropy.io.fits": {
         "align", "demo", "fitsstream", "grid", "images", "keywords", "offsets", "pixtable", "products", "reduce",
         "select", "simulate",

@@ -27,7 +27,10 @@ __all__ = ["Alignment", "Result", "align_exposures"]
 _LADDER = (1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 _CROWDED_MOST = 300
 _FEWEST = 3
+# Where fewer of the peaks than this can be fitted as sources, stars are blended and images say more.
+_UNBLENDED = 0.35
 _WARN_SCALE = 2.0
+_NEAR_ARCSEC = 3.0
 
 
 @dataclass(frozen=True)
@@ -224,6 +227,9 @@ def _preset(settings, sources):
     usable = np.median([len(listed) for listed in sources])
     if usable < _FEWEST:
         return "extended", f"the median image has {usable:.0f} sources, fewer than {_FEWEST}"
+    share = np.median([len(listed) / max(min(listed.detected, settings.srcmax), 1) for listed in sources])
+    if share < _UNBLENDED:
+        return "extended", f"only {100 * share:.0f} % of the peaks are sources that can be told apart"
     if peaks > settings.srcmax:
         return "crowded", f"the median image has {peaks:.0f} sources above the threshold"
     return "normal", f"the median image has {usable:.0f} sources"
@@ -234,7 +240,7 @@ def _measured(images, sources, settings, preset, reason):
     count = len(images)
     joint, sources = _by_sources(images, sources, extra, settings, preset)
     members = [*(Member.of(image, listed) for image, listed in zip(images, sources, strict=True)), *extra]
-    if joint.solved.any():
+    if joint.solved.any() and _largest(joint) > _NEAR_ARCSEC:
         # Once more from what is nearly right: shifts of half an arcmin turn the direction of north a little.
         joint = align_sources(members, settings, _relative_to(members, joint.offsets, _first(joint, extra)))
     offsets, solved = joint.offsets, joint.solved[:count]
@@ -262,6 +268,11 @@ def _measured(images, sources, settings, preset, reason):
     )
 
 
+def _largest(joint):
+    """Largest offset in declination, or of its size in right ascension, arcsec."""
+    return 3600 * max(max(abs(o.ra_deg), abs(o.dec_deg)) for o in joint.offsets)
+
+
 def _first(joint, extra):
     """The reference, or the first member that is solved."""
     return len(joint.offsets) - 1 if extra else int(np.flatnonzero(joint.solved)[0])
@@ -286,7 +297,9 @@ def _by_sources(images, sources, extra, settings, preset):
 
 
 def _by_images(images, offsets, solved, methods, errors, scale_errors, settings, preset):
-    """Place by their images what the sources do not place; in an extended field, recentre all."""
+    """Place by their images what the sources do not place; in an extended field, all."""
+    if preset == "extended":
+        offsets, solved = [Offset()] * len(images), np.zeros(len(images), bool)
     frame = common_frame(images)
     offsets, placed = place_by_correlation(images, offsets, solved, frame, settings.rsearch[0])
     if placed.sum() < 2:

@@ -149,7 +149,8 @@ def align_sources(members, settings, start=None):
     frame = common_frame(members)
     start = list(start) if start else [Offset()] * len(members)
     offsets, connected = _searched(members, start, frame, settings)
-    for radius in settings.rsearch[1:] or settings.rsearch:
+    # The votes are good to a tenth of an arcsec: wider matches would take strangers for the same source.
+    for radius in (settings.rsearch[-1], 0.5 * settings.rsearch[-1]):
         offsets, catalogue, solution = _passed(members, offsets, frame, radius, settings)
     offsets, scale_errors = _scaled(members, offsets, catalogue, solution, settings)
     solved = _solved(members, catalogue, solution, connected)

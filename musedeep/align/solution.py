@@ -1,12 +1,15 @@
 """Offsets of all exposures at once: robust least squares with one unknown place for every source."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 
 __all__ = ["Solution", "solve_positions", "solve_scales"]
 
-_ROUNDS = 30
+_ROUNDS = 25
+# Rounds in which the noise is measured; later ones let the trust in the matches settle.
+_SETTLING = 8
 # Residuals beyond this many standard deviations count nothing (Tukey's biweight: 95 % efficient).
 _TUKEY = 4.685
 # Rotations are solved for as the way of a point at this distance in arcsec, so that all unknowns are alike.
@@ -63,13 +66,11 @@ def solve_positions(exposure, source, position, error, centers, *, rotation=Fals
     Solution
         Parameters: x and y in arcsec, and the rotation in radians, from north through east.
     """
-    count = len(centers)
-    n = len(exposure)
-    rows = np.arange(n)
-    # one row for each coordinate: first all x, then all y
-    entries = [(rows, exposure * (3 if rotation else 2), np.ones(n))]
-    entries.append((rows + n, exposure * (3 if rotation else 2) + 1, np.ones(n)))
+    count, n = len(centers), len(exposure)
+    error, rows = np.hypot(error, floor), np.arange(n)
     if rotation:
+        # one row for each coordinate: first all x, then all y
+        entries = [(rows, exposure * 3, np.ones(n)), (rows + n, exposure * 3 + 1, np.ones(n))]
         # the mean place of a source, so that a turn of all exposures moves every match of it alike
         seen = np.maximum(np.bincount(source), 1)[:, None]
         places = np.stack([np.bincount(source, values) for values in position.T], axis=1) / seen
@@ -77,11 +78,13 @@ def solve_positions(exposure, source, position, error, centers, *, rotation=Fals
         # from north through east: a point in the north moves to the east
         entries.append((rows, exposure * 3 + 2, arm[:, 1] / _ARM))
         entries.append((rows + n, exposure * 3 + 2, -arm[:, 0] / _ARM))
-    found = _solve(exposure, source, position, np.hypot(error, floor), entries, count, 3 if rotation else 2)
-    if rotation:
+        found = _solve(exposure, source, position, error, entries, count, 3)
         found.values[:, 2] /= _ARM
         found.errors[:, 2] /= _ARM
-    return found
+        return found
+    # Both coordinates have the same equations.
+    found = _solve(exposure, source, position, error, [(rows, exposure, np.ones(n))], count, 1)
+    return dataclasses.replace(found, errors=np.repeat(found.errors, 2, axis=1))
 
 
 def solve_scales(exposure, source, magnitude, error, count, floor=0.003):
@@ -108,40 +111,42 @@ def solve_scales(exposure, source, magnitude, error, count, floor=0.003):
 
 
 def _solve(exposure, source, values, error, entries, count, parameters):
+    """Robust fit; the design has a row for each match, or one for each coordinate of each match."""
     from scipy.sparse import coo_matrix
 
     n, dimensions = values.shape
     rows, columns, numbers = (np.concatenate(parts) for parts in zip(*entries, strict=True))
-    design = coo_matrix((numbers, (rows, columns)), (n * dimensions, count * parameters)).tocsr()
-    right = values.T.ravel()
+    coupled = rows.max() >= n
+    shape = (n * dimensions if coupled else n, count * parameters)
+    design = coo_matrix((numbers, (rows, columns)), shape).tocsr()
+    right = values.T.reshape(-1, 1) if coupled else values
     trust, factor, jitter = np.ones(n), 1.0, np.zeros(n)
     for turn in range(_ROUNDS):
         variance = (factor * error) ** 2 + jitter**2
-        normal, solution, residuals = _least_squares(design, right, source, trust / variance, dimensions)
+        normal, solution, residuals = _least_squares(design, right, source, trust / variance)
+        residuals = residuals.reshape(dimensions, n).T if coupled else residuals
         chi2 = (residuals**2).sum(axis=1) / variance
         before, trust = trust, np.clip(1 - chi2 / dimensions / _TUKEY**2, 0, None) ** 2
-        if turn < 12:
+        if turn < _SETTLING:
             factor = _noise_factor(residuals, error, exposure, source, trust)
             jitter = _jitter(residuals, factor * error, source, dimensions)
-        elif np.abs(trust - before).max(initial=0.0) < 1e-4:
+        elif np.abs(trust - before).max(initial=0.0) < 1e-3:
             break
     counts = np.bincount(exposure[trust > 0.1], minlength=count)
-    errors = _errors(normal, counts, count, parameters)
-    found = solution.reshape(count, parameters)
+    found = solution.reshape(count, -1)
     # The sources do not tell what all exposures have in common; a rotation does not go without shifts.
-    common = found[counts > 0].mean(axis=0) if counts.any() else np.zeros(parameters)
+    common = found[counts > 0].mean(axis=0) if counts.any() else np.zeros(found.shape[1])
     common[2:] = 0
     found = (found - common) * (counts > 0)[:, None]
-    return Solution(found, errors, residuals, trust, factor, counts)
+    return Solution(found, _errors(normal, counts, count, parameters), residuals, trust, factor, counts)
 
 
-def _least_squares(design, right, source, weight, dimensions):
+def _least_squares(design, right, source, weight):
     """Eliminate the places of the sources, solve for the exposures; normal matrix, solution, residuals."""
     from scipy.sparse import coo_matrix, diags
 
     n = len(source)
-    sources = source.max() + 1
-    membership = coo_matrix((np.ones(n), (np.arange(n), source)), (n, sources)).tocsr()
+    membership = coo_matrix((np.ones(n), (np.arange(n), source)), (n, source.max() + 1)).tocsr()
     totals = np.maximum(membership.T @ weight, 1e-300)
 
     def centred(values):
@@ -149,17 +154,17 @@ def _least_squares(design, right, source, weight, dimensions):
         return values - membership @ (diags(1 / totals) @ (membership.T @ (diags(weight) @ values)))
 
     normal, gradient = 0, 0
-    for axis in range(dimensions):
-        part = design[axis * n : (axis + 1) * n]
+    for start in range(0, len(right), n):
+        part = design[start : start + n]
         weighted = diags(weight) @ part
         shared = membership.T @ weighted
         normal = normal + (part.T @ weighted - shared.T @ diags(1 / totals) @ shared).toarray()
-        gradient = gradient + weighted.T @ centred(right[axis * n : (axis + 1) * n])
+        gradient = gradient + weighted.T @ centred(right[start : start + n])
     ridge = 1e-7 * np.maximum(np.diag(normal), np.diag(normal).max() * 1e-9 + 1e-300)
     solution = np.linalg.solve(normal + np.diag(ridge), gradient)
     left = right - design @ solution
-    residuals = np.stack([centred(left[axis * n : (axis + 1) * n]) for axis in range(dimensions)], axis=1)
-    return normal, solution, residuals
+    residuals = [centred(left[start : start + n]) for start in range(0, len(right), n)]
+    return normal, solution, np.concatenate(residuals)
 
 
 def _freedom(exposure, source, trust):
