@@ -416,26 +416,27 @@ def _judge_cell(cell, cells, statistics, exposure, values, rejected, nclip, nkee
         deviation = values[row] - own.median
         if not (deviation > high or -deviation > low):
             continue
-        shift = _coherent_shift(row, cell, cells, statistics, exposure, values)
-        shift = min(max(shift, -coherence * contrast), coherence * contrast)
-        if deviation - shift > high + abs(shift) or shift - deviation > low + abs(shift):
-            excess[row] = abs(deviation - shift)
+        around = _deviations_around(row, cell, cells, statistics, exposure, values, np.sign(deviation))
+        coherent = around[3 * len(around) // 4] - own.scale if len(around) else 0.0
+        guard = 3.0 * max(min(coherent, coherence * contrast), 0.0)
+        if deviation > high + guard or -deviation > low + guard:
+            excess[row] = abs(deviation) - guard
     spared = max(0, nkeep - (len(members) - len(excess)))
     for row in sorted(excess, key=excess.get)[spared:]:
         rejected[row] = True
 
 
-def _coherent_shift(row, cell, cells, statistics, exposure, values):
-    """Median deviation of the row's own exposure in the 26 cells around, 0 where fewer than 6 hold its
-    rows."""
+def _deviations_around(row, cell, cells, statistics, exposure, values, sign):
+    """Deviations, times a sign, of the row's own exposure in the 26 cells around, in order; none where fewer
+    than 6 hold its rows."""
     deviations, holding = [], 0
     for other in _block(cell):
         if other == cell or other not in statistics:
             continue
         rows = [r for r in cells.rows_in([other]) if exposure[r] == exposure[row]]
-        deviations += [values[r] - statistics[other].median for r in rows]
+        deviations += [sign * (values[r] - statistics[other].median) for r in rows]
         holding += bool(rows)
-    return np.median(deviations) if holding >= 6 else 0.0
+    return sorted(deviations) if holding >= 6 else []
 
 
 def without_rejected(rows, rejected):

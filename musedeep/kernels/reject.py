@@ -12,6 +12,9 @@ from .sift import fill_bins, middle_bins, sky_bins, sum_around, surely_clean
 __all__ = ["REJECTED", "judge_eso", "judge_guarded"]
 
 REJECTED = 2
+# A point source that is sharper in one exposure deviates most at its peak: by up to so many times the upper
+# quartile of the deviations around.
+PEAK = 3.0
 # Bins of the sieve: number, and width in units of the noise of a row. The peer's rule needs a bound of the
 # deviation too, hence finer ones.
 _GUARDED_BINS, _GUARDED_WIDTH = 16, 0.5
@@ -146,7 +149,7 @@ def _judge_cell(window, k, j, i, rule, statistics, state, slack, guess, buffers)
         if not _any_beyond(value, a, b, m, rule.low * s, rule.high * s):
             return 0, m
     noise = 5.0 * s / math.sqrt(statistics.number[k, j, i])
-    most = rule.gradient * slack + 2.0 * rule.coherence * max(slack - noise, 0.0)
+    most = rule.gradient * slack + PEAK * rule.coherence * max(slack - noise, 0.0)
     if rule.gradient == 0.0 and rule.coherence == 0.0:
         most = 0.0
     distance = buffers[3]
@@ -167,17 +170,18 @@ def _judge_cell(window, k, j, i, rule, statistics, state, slack, guess, buffers)
         t_low, t_high = rule.low * s + g, rule.high * s + g
         if not (d > t_high or -d > t_low):
             continue
-        c = 0.0
+        guard = 0.0
         if rule.coherence > 0.0:
             if cap < 0.0:
                 contrast = _contrast(window, k, j, i, rule, statistics, buffers)
                 cap = rule.coherence * max(contrast - noise, 0.0)
             if cap > 0.0:
-                c = _coherent_part(window, k, j, i, window.owner[r], rule, statistics, buffers)
-                c = min(max(c, -cap), cap)
-        if d - c > t_high + abs(c) or c - d > t_low + abs(c):
+                sign = 1.0 if d > 0.0 else -1.0
+                part = _coherent_part(window, k, j, i, window.owner[r], sign, rule, statistics, buffers)
+                guard = PEAK * max(min(part - s, cap), 0.0)
+        if d > t_high + guard or -d > t_low + guard:
             state[index[r]] = REJECTED
-            distance[r - a] = np.float32(abs(d - c))
+            distance[r - a] = np.float32(abs(d) - guard)
             count += 1
     if count and b - a - count < rule.keep:
         _keep_nearest(a, b, index, state, distance, rule.keep)
@@ -229,9 +233,12 @@ def _contrast(window, k, j, i, rule, statistics, buffers):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _coherent_part(window, k, j, i, exposure, rule, statistics, buffers):
-    """Median deviation of one exposure in the 26 cells around, or 0 where fewer than 6 of them hold a row of
-    it."""
+def _coherent_part(window, k, j, i, exposure, sign, rule, statistics, buffers):
+    """How far one exposure deviates in the 26 cells around: the upper quartile (of a negative ``sign`` the
+    lower one, as a positive number), or 0 where fewer than 6 of them hold a row of it.
+
+    A cosmic ray crosses a few of these cells only, so a quarter of them is out of its reach.
+    """
     n = 0
     holding = 0
     out = buffers[4]  # the other buffers are in use by `exact` and by the caller
@@ -246,12 +253,12 @@ def _coherent_part(window, k, j, i, exposure, rule, statistics, buffers):
                     if window.owner[r] == exposure:
                         m = exact(window, kk, jj, ii, rule, statistics, buffers)
                         if not math.isnan(m):
-                            out[n] = np.float32(np.float64(window.value[r]) - m)
+                            out[n] = np.float32(sign * (np.float64(window.value[r]) - m))
                             n += 1
                 holding += n > before
     if holding < 6:
         return 0.0
-    return median(out, n, 0.0, np.float64(abs(out[0])) + 1e-30)
+    return np.float64(np.sort(out[:n])[3 * n // 4])
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
