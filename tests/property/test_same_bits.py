@@ -29,6 +29,9 @@ SHAPE = (21, 42, 45)
 PLENTY = 400_000_000
 CHANGES = {
     "default": {},
+    # a third of the rows are candidates, so that every neighbour that matters shows
+    "sharp": {"nclip": (1.0, 1.0), "coherence": 1.0, "gradient": 0.1},
+    "sharp, own voxel": {"nclip": (1.0, 1.0), "gradient": 0.1, "sample": "own"},
     "own voxel, repeated": {"sample": "own", "nmax": 2},
     "peer": {"reject": "eso", "crsigma": 4},
     "large drops": {"reject": "none", "pixfrac": (2.2, 1.7, 2.5)},
