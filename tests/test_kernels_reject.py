@@ -77,7 +77,9 @@ class Box:
         nmax=1,
         edge=0,
     ):
-        rule = sampling.Rule(*map(float, nclip), float(gradient), float(coherence), nkeep, nmax, SAMPLES[sample])
+        rule = sampling.Rule(
+            *map(float, nclip), float(gradient), float(coherence), nkeep, nmax, SAMPLES[sample]
+        )
         statistics = sampling.Statistics(self.centre, self.scale, self.number)
         reject.judge_guarded(
             self.window, first, last, edge, rule, statistics, self.state, self.rejected, self.buffers

@@ -20,7 +20,8 @@ LEVELS = [
     {"errors", "kernels", "kinds", "muse", "options", "progress", "settings"},
     {
         "accessor", "block", "exposures", "field", "fitsstream", "grid", "images", "keywords", "layout",
-        "arena", "lock", "masks", "offsets", "pixtable", "reads", "recipe", "shards", "simulate", "sky", "store",
+        "arena", "lock", "masks", "offsets", "pixtable", "reads", "recipe", "shards", "simulate", "sky",
+        "store",
         "weights",
     },
     {"execute", "plan"},
@@ -40,7 +41,8 @@ MAY_IMPORT = {
     "numba": {"kernels"},
     "matplotlib": {"align", "demo", "qc"},
     "astropy.io.fits": {
-        "align", "demo", "fitsstream", "grid", "images", "keywords", "offsets", "pixtable", "products", "reduce",
+        "align", "demo", "fitsstream", "grid", "images", "keywords", "offsets", "pixtable", "products",
+        "reduce",
         "select", "simulate",
     },
     "click": {"cli"},

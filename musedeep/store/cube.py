@@ -64,7 +64,9 @@ class CubeStore:
                 "block_shape": list(block_shape),
             },
         )
-        chunks = tuple(_largest_divisor(n, limit) for n, limit in zip(block_shape, (16, 128, 128), strict=True))
+        chunks = tuple(
+            _largest_divisor(n, limit) for n, limit in zip(block_shape, (16, 128, 128), strict=True)
+        )
         for name, (dtype, kind, text) in CUBE_VARIABLES.items():
             group.create_array(
                 name,

@@ -69,8 +69,8 @@ def test_outliers_of_both_signs_go_and_the_rest_stays(tmp_path):
         outliers += hit.sum()
         paths.append(
             write_rows(
-                tmp_path, rng.uniform(-2, 2, COUNT), rng.uniform(-2, 2, COUNT), rng.uniform(6500, 6530, COUNT),
-                data, number=n + 1,
+                tmp_path, rng.uniform(-2, 2, COUNT), rng.uniform(-2, 2, COUNT),
+                rng.uniform(6500, 6530, COUNT), data, number=n + 1,
             )
         )  # fmt: skip
     field = ingested(paths, tmp_path / "field")
