@@ -302,6 +302,8 @@ def test_an_interrupted_ingest_goes_on_with_other_memory(four, four_maps, tmp_pa
     ingest_exposures(field)
     for exposure in field.exposures:
         assert_rows_are_those_of_the_file(field, exposure)
+        left = [path.name for path in (field.pixels_path / exposure.name).iterdir()]
+        assert sorted(left) == ["part000", "zarr.json"]
     assert_same_bits(maps_of(field), four_maps)
 
 

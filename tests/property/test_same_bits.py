@@ -33,9 +33,11 @@ CHANGES = {
     "sharp": {"nclip": (1.0, 1.0), "coherence": 1.0, "gradient": 0.1},
     "sharp, own voxel": {"nclip": (1.0, 1.0), "gradient": 0.1, "sample": "own"},
     "own voxel, repeated": {"sample": "own", "nmax": 2},
+    "sharp, tight guard": {"nclip": (1.0, 1.0), "coherence": 0.1, "gradient": 0},
     "peer": {"reject": "eso", "crsigma": 4},
     "large drops": {"reject": "none", "pixfrac": (2.2, 1.7, 2.5)},
     "log, vacuum": {"log": True, "vacuum": True},
+    "vacuum": {"vacuum": True, "reject": "none"},
     # drops are wider than the planes in the blue and narrower in the red
     "log, both drizzles": {"log": True, "dlambda": 1.2487, "pixfrac": (0.6, 0.6, 1.0), "reject": "none"},
     "lanczos": {"resample": "lanczos", "ld": 2},
