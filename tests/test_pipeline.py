@@ -9,6 +9,7 @@ import threading
 import time
 
 import numpy as np
+import psutil
 import pytest
 
 import musedeep as md
@@ -52,6 +53,7 @@ def expected(tables, tmp_path_factory):
 
 
 def test_a_run_does_everything_and_tells_what_it_took(field, capsys):
+    before = psutil.Process().memory_info().rss  # what the tests before this one left in the process
     report = md.run(field, progress=False)
     assert capsys.readouterr() == ("", "")
     assert [stage.stage for stage in report.stages] == ["ingest", "combine", "products"]
@@ -59,7 +61,7 @@ def test_a_run_does_everything_and_tells_what_it_took(field, capsys):
     assert ingest.facts["exposures"] == 4
     assert combine.facts["computed"] == combine.facts["blocks"] > 1
     for stage in (ingest, combine):
-        assert 50e6 < stage.measured_bytes <= 1e9
+        assert 50e6 < stage.measured_bytes <= before + 0.7e9
         assert stage.predicted_bytes <= 1e9
     assert json.loads(json.dumps(report.to_dict()))["stages"][1]["facts"]["computed"] > 0
     assert {path.name for path in field.products_dir.glob("*.fits")} >= {
