@@ -16,17 +16,11 @@ from musedeep.arena import scratch
 from musedeep.errors import MemoryLimitError
 from musedeep.kernels import reject, resample, sample, window
 from musedeep.masks import row_states
-from musedeep.reads import Box, plan_reads, steps_of
+from musedeep.reads import SMALLEST_TILE, Box, bytes_of, pieces_of, plan_reads, steps_of
 from musedeep.store import CUBE_VARIABLES, PartReader, join_runs
 
 __all__ = ["combine_block"]
 
-# Of the arrays that `_Tile` takes: rows of two steps as they are located, and sorted by cell.
-BYTES_PER_LOCATED_ROW = 31
-BYTES_PER_SORTED_ROW = 14
-BYTES_PER_CELL = 44
-BYTES_PER_VOXEL = 24
-_SMALLEST_TILE = 8
 _compiling = threading.Lock()
 _compiled = set()
 
@@ -107,16 +101,17 @@ def _combine_tile(recipe, bounds, tile, sources, memory, maps, record):
     box = Box(recipe, tile)
     reads = plan_reads(recipe, box, sources)
     steps = steps_of(recipe, box, reads.rows)
-    if _tile_bytes(recipe, box, reads.rows, steps) > memory:
-        halves = _halves(tile)
-        if halves is None:
+    need = bytes_of(recipe, box, reads, steps, "rejected" in record)
+    if need > memory:
+        pieces = pieces_of(recipe, tile, need / memory)
+        if pieces is None:
             raise MemoryLimitError(
-                f"a tile of {_SMALLEST_TILE} x {_SMALLEST_TILE} voxels with {int(reads.rows.max())} "
+                f"a tile of {SMALLEST_TILE} x {SMALLEST_TILE} voxels with {int(reads.rows.max())} "
                 f"rows in one segment does not fit into "
                 f"{memory / 1e6:.0f} MB; grant more memory or use fewer threads."
             )
-        for half in halves:
-            _combine_tile(recipe, bounds, half, sources, memory, maps, record)
+        for piece in pieces:
+            _combine_tile(recipe, bounds, piece, sources, memory, maps, record)
         return
     work = _Tile(recipe, box, "rejected" in record)
     work.run(reads, steps)
@@ -127,32 +122,6 @@ def _combine_tile(recipe, bounds, tile, sources, memory, maps, record):
     record["rows_rejected"] += int(maps["rejected_count"][place].sum())
     if "rejected" in record:
         record["rejected"] += work.rejected_rows
-
-
-def _halves(tile):
-    """The tile cut across its longer side; None when it is too small for that."""
-    planes, (y0, y1), (x0, x1) = tile
-    if max(y1 - y0, x1 - x0) <= _SMALLEST_TILE:
-        return None
-    if y1 - y0 >= x1 - x0:
-        middle = (y0 + y1) // 2
-        return (planes, (y0, middle), (x0, x1)), (planes, (middle, y1), (x0, x1))
-    middle = (x0 + x1) // 2
-    return (planes, (y0, y1), (x0, middle)), (planes, (y0, y1), (middle, x1))
-
-
-def _tile_bytes(recipe, box, rows, steps):
-    """Memory of a tile: located and sorted rows, cells, and the sums of its voxels."""
-    in_step = [int(rows[a:b].sum()) for a, b, _ in steps]
-    pair = max((a + b for a, b in zip(in_step, [*in_step[1:], 0], strict=True)), default=0)
-    located = 2 * max(in_step, default=0) * BYTES_PER_LOCATED_ROW
-    sorted_rows = pair * BYTES_PER_SORTED_ROW
-    complete = [0, *(s[2] for s in steps)]
-    planes = max(b - a for a, b in zip(complete[:-1], complete[1:], strict=True)) + 4
-    cells = int(np.prod(box.shape)) * BYTES_PER_CELL + 3 * 4 * box.cells * planes
-    voxels = int(np.prod([b - a for a, b in box.tile]))
-    words = -(-len(recipe.exposures) // 64)
-    return located + sorted_rows + cells + voxels * (BYTES_PER_VOXEL + 8 * words + 8)
 
 
 class _Tile:

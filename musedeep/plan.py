@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from musedeep.errors import MemoryLimitError
+from musedeep.reads import ROWS_OF_A_STEP, SMALLEST_TILE, tile_bytes
 
 __all__ = [
     "Plan",
@@ -222,8 +223,9 @@ def plan_combine(field, client=None):
     rows = sum(part["row_count"] for exposure in recipe.exposures for part in exposure.parts.values())
     voxels = math.prod(recipe.grid.shape)
     maps = MAP_COPIES * MAP_BYTES_PER_VOXEL * math.prod(shape)
-    deepest = max((len(recipe.touching(bounds)) for bounds in blocks[:4096]), default=0)
-    peak = BASE_BYTES + threads * (maps + min(_tile_need(recipe, shape, deepest), _left(run, threads, maps)))
+    left = max((run.memory_bytes - BASE_BYTES) / threads - maps, SMALLEST_TILE_BYTES)
+    need, least = _tile_needs(recipe, shape, blocks)
+    peak = BASE_BYTES + threads * (maps + max(min(need, left), least))
     return Plan(
         "combine",
         len(blocks),
@@ -237,18 +239,42 @@ def plan_combine(field, client=None):
     )
 
 
-def _left(run, threads, maps):
-    return max((run.memory_bytes - BASE_BYTES) / threads - maps, SMALLEST_TILE_BYTES)
-
-
-def _tile_need(recipe, shape, depth):
-    """Bytes of a tile as large as a block, with one row a voxel and exposure."""
-    halo = recipe.method.halo
-    plane = (shape[1] + 2 * halo[1]) * (shape[2] + 2 * halo[1])
-    step = recipe.lattice[3] / recipe.grid.wavelength_step
-    rows = max(plane * step * depth * 1.5, 200_000)
-    return (
-        rows * (2 * 31 + 2 * 14)
-        + plane * (shape[0] + 2 * halo[0]) * 44
-        + math.prod(shape) * (32 + 8 * -(-depth // 64))
+def _tile_needs(recipe, shape, blocks):
+    """Bytes of a tile as large as the deepest block, and of the smallest tile there."""
+    # blocks of the same part of the sky hold the same exposures; the planes hardly matter
+    tiles = {(y, x) for _, y, x in blocks}
+    extents = np.array([exposure.extent for exposure in recipe.exposures])
+    spaxels, (y, x) = max((_spaxels_read(recipe, extents, tile, pencils=2.0), tile) for tile in tiles)
+    middle = tuple((a + b - SMALLEST_TILE) // 2 for a, b in (y, x))
+    smallest = tuple((a, a + SMALLEST_TILE) for a in middle)
+    need = _tile_bytes(recipe, shape, spaxels)
+    least = _tile_bytes(
+        recipe,
+        (shape[0], SMALLEST_TILE, SMALLEST_TILE),
+        _spaxels_read(recipe, extents, smallest, pencils=1.0),
     )
+    return need, min(need, least)
+
+
+def _spaxels_read(recipe, extents, tile, pencils):
+    """Spaxels of all exposures together that are read for a tile: it, its halo, and whole pencils on each
+    side."""
+    total = np.ones(len(extents))
+    for axis, (first, last) in zip((1, 0), tile, strict=True):
+        pencil = recipe.lattice[axis] / recipe.grid.step_arcsec[axis]
+        border = recipe.method.halo[1] + 0.5 + pencils / 2 * pencil
+        low, high = extents[:, 2 * axis] - 0.5, extents[:, 2 * axis + 1] + 0.5
+        total *= (np.minimum(high, last + border) - np.maximum(low, first - border)).clip(0.0)
+    return float(total.sum())
+
+
+def _tile_bytes(recipe, shape, spaxels):
+    """Bytes of a tile of a shape that reads so many spaxels."""
+    method, segment = recipe.method, recipe.lattice[3]
+    widths = np.diff(recipe.grid.plane_edges)
+    segments = math.ceil((method.lag + 1) * widths.max() / segment)
+    rows = spaxels / (method.pixel[0] * method.pixel[1]) * segment / method.pixel[2]
+    # thin steps are joined
+    segments = max(segments, ROWS_OF_A_STEP / max(rows, 1.0))
+    planes = math.ceil(min(segments * segment / widths.min() + 1, shape[0] + 2 * method.halo[0]))
+    return tile_bytes(method, shape, int(rows * segments), planes, len(recipe.exposures))

@@ -1,4 +1,4 @@
-"""What has to be read for a tile, and in which steps."""
+"""What has to be read for a tile, in which steps, and how much memory the work on it takes."""
 
 import math
 
@@ -6,10 +6,31 @@ import numpy as np
 
 from musedeep.grid import air_to_vacuum
 
-__all__ = ["Box", "Reads", "plan_reads", "steps_of"]
+__all__ = [
+    "ROWS_OF_A_STEP",
+    "SMALLEST_TILE",
+    "Box",
+    "Reads",
+    "bytes_of",
+    "pieces_of",
+    "plan_reads",
+    "steps_of",
+    "tile_bytes",
+]
 
+# Of the arrays of a tile's work in `block` and in the kernels: a row that is located, one that is sorted by
+# cell, a cell of the window of sorted planes and one of the whole box (by rule), and a voxel of the sums and
+# their results.
+BYTES_PER_LOCATED_ROW = 29
+BYTES_PER_SORTED_ROW = 14
+BYTES_PER_WINDOW_CELL = {"guarded": 12 + 44, "eso": 12 + 76, "none": 0}
+BYTES_PER_BOX_CELL = {"guarded": 24, "eso": 4, "none": 4}
+BYTES_PER_VOXEL = 50
+SMALLEST_TILE = 8
+# A tile that is larger than what fits by less than this is cut into just as many pieces as needed.
+_CUT_AT_ONCE = 3.0
 # A step is filled up to this many rows where memory allows: the calls cost more than the rows of a thin one.
-_ROWS_OF_A_STEP = 200_000
+ROWS_OF_A_STEP = 200_000
 # Wavelength boundaries are rounded in more than one place; a plane counts as complete only this far behind
 # its edge.
 _MARGIN_ANGSTROM = 0.01
@@ -27,7 +48,7 @@ class Box:
             b - a + 2 * h
             for (a, b), h in zip(tile, (method.halo[0], method.halo[1], method.halo[1]), strict=True)
         )
-        self.bits = max(1, math.ceil(math.log2(self.shape[2])))
+        self.bits = _pitch_bits(self.shape[2])
         self.cells = self.shape[1] << self.bits
         planes = np.arange(self.shape[0] + 1) + self.first[0]
         self.centres = np.ascontiguousarray(grid.wavelength_at(planes[:-1]))
@@ -46,6 +67,11 @@ class Box:
                 *method.wavelength,
             ]
         )
+
+
+def _pitch_bits(columns):
+    """Bits of the number of a column: rows of cells lie a power of two apart."""
+    return max(1, math.ceil(math.log2(columns)))
 
 
 def _log_widths(grid, planes):
@@ -166,7 +192,7 @@ def steps_of(recipe, box, rows):
         stop = cuts[-1] + 1
         while stop < count and (
             _complete_planes(recipe, box, first + stop) - recipe.method.lag < begun
-            or rows[cuts[-1] : stop + 1].sum() <= _ROWS_OF_A_STEP
+            or rows[cuts[-1] : stop + 1].sum() <= ROWS_OF_A_STEP
         ):
             stop += 1
         cuts.append(stop)
@@ -178,3 +204,80 @@ def steps_of(recipe, box, rows):
     if len(steps) > 1 and box.shape[0] - recipe.method.lag < _begun_planes(recipe, box, first + steps[-1][0]):
         steps[-2:] = [(steps[-2][0], steps[-1][1], box.shape[0])]
     return steps
+
+
+def pieces_of(recipe, tile, excess):
+    """Cut a tile across its longer side, into as few pieces as should fit.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    tile : ((int, int), (int, int), (int, int))
+    excess : float
+        How many times too large it is.
+
+    Returns
+    -------
+    list of tiles or None
+        None when it is too small to be cut.
+    """
+    axis = 1 if tile[1][1] - tile[1][0] >= tile[2][1] - tile[2][0] else 2
+    first, last = tile[axis]
+    length = last - first
+    if length <= SMALLEST_TILE:
+        return None
+    count = 2
+    if excess < _CUT_AT_ONCE:
+        # each piece also reads the halo, and whole pencils
+        border = 2 * recipe.method.halo[1] + recipe.lattice[2 - axis] / recipe.grid.step_arcsec[2 - axis]
+        while length / count + border > (length + border) / excess and length >= (count + 1) * SMALLEST_TILE:
+            count += 1
+    cuts = [first + length * n // count for n in range(count + 1)]
+    return [(*tile[:axis], (a, b), *tile[axis + 1 :]) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+
+
+def tile_bytes(method, shape, rows, planes, exposures, keep_rejected=False):
+    """Memory that the work on a tile takes.
+
+    Parameters
+    ----------
+    method : Method
+    shape : tuple of int
+        Voxels of the tile: planes, rows, columns.
+    rows : int
+        Rows that are read in one step, at most.
+    planes : int
+        Planes that become complete in one step, at most.
+    exposures : int
+        Exposures that touch it.
+    keep_rejected : bool
+        As of `combine_block`.
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
+    halo = method.halo
+    box = shape[0] + 2 * halo[0], shape[1] + 2 * halo[1], shape[2] + 2 * halo[1]
+    located = BYTES_PER_LOCATED_ROW + 4 * method.weight_column + 8 * keep_rejected
+    in_order = 0 if method.reject == "none" else BYTES_PER_SORTED_ROW
+    # what is judged looks at `lag` planes ahead and behind
+    window = (planes + 2 * method.lag) * box[1] << _pitch_bits(box[2])
+    voxel = BYTES_PER_VOXEL + 8 * -(-exposures // 64) + 8 * (method.resample == "nearest")
+    return (
+        rows * (2 * located + 3 * in_order)
+        + window * BYTES_PER_WINDOW_CELL[method.reject]
+        + math.prod(box) * BYTES_PER_BOX_CELL[method.reject]
+        + math.prod(shape) * voxel
+    )
+
+
+def bytes_of(recipe, box, reads, steps, keep_rejected=False):
+    """Memory that the work on a tile takes whose reads are known; see `tile_bytes`."""
+    rows = max((int(reads.rows[a:b].sum()) for a, b, _ in steps), default=0)
+    complete = [0, *(s[2] for s in steps)]
+    planes = max(b - a for a, b in zip(complete[:-1], complete[1:], strict=True))
+    shape = tuple(b - a for a, b in box.tile)
+    runs = sum(found.nbytes for _, _, kinds in reads.runs for _, found in kinds)
+    return runs + tile_bytes(recipe.method, shape, rows, planes, len(recipe.exposures), keep_rejected)
