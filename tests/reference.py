@@ -363,8 +363,12 @@ def guarded_rejected(
             statistics[cell] = _guarded_statistic(values[chosen], variances[chosen], nclip, nmax)
     rejected = np.zeros(len(rows), dtype=bool)
     for cell in statistics.keys() & cells.rows.keys():
+        noise = [
+            math.sqrt(np.median(variances[chosen]))
+            for chosen in (_guarded_sample(cells, cell, sample), cells.rows_in([cell]))
+        ]
         _judge_cell(
-            cell, cells, statistics, rows.exposure, values, rejected, nclip, nkeep, gradient, coherence
+            cell, cells, statistics, noise, rows.exposure, values, rejected, nclip, nkeep, gradient, coherence
         )
     return rejected
 
@@ -402,14 +406,17 @@ def _median_and_scale(values, variances):
     return median, max(1.4826 * np.median(np.abs(values - median)), math.sqrt(np.median(variances)))
 
 
-def _judge_cell(cell, cells, statistics, exposure, values, rejected, nclip, nkeep, gradient, coherence):
+def _judge_cell(
+    cell, cells, statistics, noise, exposure, values, rejected, nclip, nkeep, gradient, coherence
+):
     own = statistics[cell]
+    scale = _scale(own.scale, *noise)
     k, j, i = cell
     around = [(k, j, i - 1), (k, j, i + 1), (k, j - 1, i), (k, j + 1, i)]
     slope = max((abs(own.median - statistics[c].median) for c in around if c in statistics), default=0.0)
-    low, high = (limit * own.scale + gradient * slope for limit in nclip)
+    low, high = (limit * scale + gradient * slope for limit in nclip)
     medians = [statistics[c].median for c in _block(cell, depth=0, reach=2) if c in statistics]
-    contrast = max(0.0, max(medians) - min(medians) - 5 * own.scale / math.sqrt(own.count))
+    contrast = max(0.0, max(medians) - min(medians) - 5 * max(noise) / math.sqrt(own.count))
     members = cells.rows_in([cell])
     excess = {}
     for row in members:
@@ -417,13 +424,22 @@ def _judge_cell(cell, cells, statistics, exposure, values, rejected, nclip, nkee
         if not (deviation > high or -deviation > low):
             continue
         around = _deviations_around(row, cell, cells, statistics, exposure, values, np.sign(deviation))
-        coherent = around[3 * len(around) // 4] - own.scale if len(around) else 0.0
+        coherent = around[3 * len(around) // 4] - scale if len(around) else 0.0
         guard = 3.0 * max(min(coherent, coherence * contrast), 0.0)
         if deviation > high + guard or -deviation > low + guard:
             excess[row] = abs(deviation) - guard
     spared = max(0, nkeep - (len(members) - len(excess)))
     for row in sorted(excess, key=excess.get)[spared:]:
         rejected[row] = True
+
+
+def _scale(scale, noise, own_noise):
+    """Scale of a cell, no less than the noise of its sample, and larger where its own rows are noisier than
+    the others."""
+    scale = max(scale, noise)
+    if own_noise <= noise:
+        return scale
+    return scale * (own_noise / noise) if noise > 0 else max(scale, own_noise)
 
 
 def _deviations_around(row, cell, cells, statistics, exposure, values, sign):

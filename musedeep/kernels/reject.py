@@ -142,14 +142,20 @@ def _judge_cell(window, k, j, i, rule, statistics, state, slack, guess, buffers)
     s = statistics.scale[k, j, i]
     if not _any_beyond(value, a, b, m, rule.low * s, rule.high * s):
         return 0, m
-    if rule.passes <= 1:  # with more passes the floor is in the scale already
-        work = buffers[0]
-        n = gather(window, k, j, i, is_wide(rule.sample, b - a), window.variance, work)
-        s = max(s, math.sqrt(median(work, n, np.float64(work[0]), 0.1 * np.float64(work[0]) + 1e-30)))
-        if not _any_beyond(value, a, b, m, rule.low * s, rule.high * s):
-            return 0, m
-    noise = 5.0 * s / math.sqrt(statistics.number[k, j, i])
-    most = rule.gradient * slack + PEAK * rule.coherence * max(slack - noise, 0.0)
+    wide = is_wide(rule.sample, b - a)
+    noise = _noise(window, k, j, i, wide, buffers)
+    s = max(s, noise)
+    if wide:
+        # the planes of a sky line are noisier than those beside it
+        own = _noise(window, k, j, i, False, buffers)
+        if own > noise:
+            s = s * (own / noise) if noise > 0.0 else max(s, own)
+            noise = own
+    if not _any_beyond(value, a, b, m, rule.low * s, rule.high * s):
+        return 0, m
+    # how far 25 medians lie apart by chance
+    chance = 5.0 * noise / math.sqrt(statistics.number[k, j, i])
+    most = rule.gradient * slack + PEAK * rule.coherence * max(slack - chance, 0.0)
     if rule.gradient == 0.0 and rule.coherence == 0.0:
         most = 0.0
     distance = buffers[3]
@@ -174,7 +180,7 @@ def _judge_cell(window, k, j, i, rule, statistics, state, slack, guess, buffers)
         if rule.coherence > 0.0:
             if cap < 0.0:
                 contrast = _contrast(window, k, j, i, rule, statistics, buffers)
-                cap = rule.coherence * max(contrast - noise, 0.0)
+                cap = rule.coherence * max(contrast - chance, 0.0)
             if cap > 0.0:
                 sign = 1.0 if d > 0.0 else -1.0
                 part = _coherent_part(window, k, j, i, window.owner[r], sign, rule, statistics, buffers)
@@ -189,6 +195,14 @@ def _judge_cell(window, k, j, i, rule, statistics, state, slack, guess, buffers)
         for r in range(a, b):
             count += state[index[r]] == REJECTED
     return count, m
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _noise(window, k, j, i, wide, buffers):
+    """Noise of the rows of the sample of a cell, from their median variance."""
+    work = buffers[0]
+    n = gather(window, k, j, i, wide, window.variance, work)
+    return math.sqrt(median(work, n, np.float64(work[0]), 0.1 * np.float64(work[0]) + 1e-30))
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
