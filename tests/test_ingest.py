@@ -21,6 +21,7 @@ from fields import (
 from musedeep import ingest
 from musedeep.errors import InputError, MemoryLimitError
 from musedeep.ingest import ingest_exposures
+from musedeep.plan import part_rows
 from musedeep.recipe import prepare
 from musedeep.simulate import simulate_exposures
 from musedeep.store import PartReader, PixelStore
@@ -243,12 +244,11 @@ def test_parts_by_wavelength_give_the_same_bits(four, four_maps, tmp_path, monke
 
 
 def test_little_memory_makes_small_parts_and_too_little_is_refused(four, tmp_path):
-    field = make_field(files_of(four), tmp_path, memory="320MB", workers=1)
-    assert ingest._part_rows(field, None) == (250_000, 1)
-    rows, threads = ingest._part_rows(field.changed(memory="4GB", workers=8), None)
-    assert threads == 8 and 8 * (rows * 80 + 40e6) + 260e6 <= 4e9
-    with pytest.raises(MemoryLimitError, match="memory = 300MB: .* needs at least 320 MB"):
-        ingest_exposures(field.changed(memory="300MB"))
+    field = make_field(files_of(four), tmp_path, memory="283MB", workers=1)
+    assert part_rows(field.settings.run)[0] < 300_000
+    ingest_exposures(field)
+    with pytest.raises(MemoryLimitError, match="memory = 280MB: .* needs at least 28[0-9] MB"):
+        ingest_exposures(field.changed(memory="280MB"))
 
 
 def test_what_is_there_is_not_done_again(four, tmp_path, monkeypatch):
@@ -287,17 +287,20 @@ def test_an_interrupted_ingest_goes_on_with_other_memory(four, four_maps, tmp_pa
     write = PixelStore.write_part
 
     def interrupted(self, exposure, part, *args):
-        if exposure != field.exposures[0].name:
+        if written:
             raise InputError("stopped")
+        written.append(part)
         write(self, exposure, part, *args)
 
     for most_rows in (12000, 6000, 4000):
+        written = []
         monkeypatch.setattr(ingest, "MOST_ROWS", most_rows)
         with monkeypatch.context() as patch:
             patch.setattr(PixelStore, "write_part", interrupted)
-            patch.setattr(PixelStore, "commit", lambda *args: None)
             with pytest.raises(InputError, match="stopped"):
                 ingest_exposures(field)
+    staging = PixelStore(field.pixels_path).staging(field.exposures[0].name)
+    assert len(list(staging.glob("part*"))) > 1
     monkeypatch.setattr(ingest, "MOST_ROWS", 10**6)
     ingest_exposures(field)
     for exposure in field.exposures:

@@ -37,7 +37,7 @@ CHANGES = {
     "peer": {"reject": "eso", "crsigma": 4},
     "large drops": {"reject": "none", "pixfrac": (2.2, 1.7, 2.5)},
     "log, vacuum": {"log": True, "vacuum": True},
-    "vacuum": {"vacuum": True, "reject": "none"},
+    "vacuum": {"vacuum": True, "reject": "none", "pixfrac": (0.6, 0.6, 1.0)},
     # planes nearly as long as the wavelength segments of the store, or longer
     "coarse planes": {"dlambda": 4.0, "nclip": (1.0, 1.0)},
     "coarsest planes": {"dlambda": 7.0, "reject": "eso", "crsigma": 2},
@@ -78,6 +78,15 @@ def test_any_block_has_the_bits_of_the_whole(wholes, name, data):
     bounds = data.draw(some_bounds(recipe.grid.shape))
     maps, _ = combine_block(recipe, bounds, PLENTY)
     assert_same_bits(maps, part_of(whole, bounds))
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_every_plane_alone_has_the_bits_of_the_whole(wholes, name):
+    """Wherever a block begins and ends within the wavelength segments of the store."""
+    recipe, whole = wholes[name]
+    for k in range(recipe.grid.shape[0]):
+        bounds = ((k, k + 1), (15, 25), (20, 28))
+        assert_same_bits(combine_block(recipe, bounds, PLENTY)[0], part_of(whole, bounds))
 
 
 @pytest.mark.parametrize("name", CHANGES)
