@@ -1,6 +1,5 @@
 """Pixel tables -> pixel store: every row once, sorted by wavelength segment and sky pencil."""
 
-import os
 import shutil
 from dataclasses import dataclass
 from functools import partial
@@ -9,18 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from musedeep.arena import scratch
-from musedeep.errors import InputError, MemoryLimitError
+from musedeep.errors import InputError
 from musedeep.execute import run_tasks
-from musedeep.plan import BASE_BYTES, INGEST_BYTES_PER_ROW, INGEST_FIXED_BYTES
+from musedeep.plan import MOST_ROWS, part_rows
 from musedeep.sky import convex_hull, sky_frame, sky_vectors
 from musedeep.store import PixelStore
 
 __all__ = ["ingest_exposures"]
 
 _ARCSEC = 180.0 * 3600.0 / np.pi
-# Rows of one part: enough for long runs, small enough for a modest worker. The split never changes a result.
-MOST_ROWS = 8_000_000
-FEWEST_ROWS = 250_000
 # No exposure of the instrument spans more; a larger one has broken coordinates, and would need a huge
 # lattice.
 _WIDEST_ARCSEC = 300.0
@@ -75,7 +71,7 @@ def ingest_exposures(field, *, client=None, progress=None):
     store = PixelStore.create(field.pixels_path, _common_tangent(exposures))
     present = store.exposures()
     missing = [e for e in exposures if present.get(e.name, {}).get("fingerprint") != e.fingerprint]
-    rows, workers = _part_rows(field, client)
+    rows, workers = part_rows(field.settings.run, client, MOST_ROWS)
     for exposure in missing:
         _clear_stale_parts(store, exposure)
     surveys = [_Task(store.path, _files(e), e.name, "survey", None) for e in missing if e.row_count > rows]
@@ -105,23 +101,6 @@ def _common_tangent(exposures):
     mean = sky_vectors([e.ra_deg for e in exposures], [e.dec_deg for e in exposures]).sum(axis=0)
     ra, dec = np.degrees([np.arctan2(mean[1], mean[0]), np.arctan2(mean[2], np.hypot(*mean[:2]))])
     return float(np.round(ra) % 360.0), float(np.round(dec))
-
-
-def _part_rows(field, client):
-    """Most rows of a part within the memory of a worker, and how many parts may be worked on at once by
-    threads here."""
-    run = field.settings.run
-    threads = run.threads if client is not None else (run.workers or os.cpu_count() or 1)
-    budget = run.memory_bytes - BASE_BYTES
-    for count in range(threads, 0, -1):
-        rows = int((budget / count - INGEST_FIXED_BYTES) / INGEST_BYTES_PER_ROW)
-        if rows >= FEWEST_ROWS * (4 if count > 1 else 1):
-            return min(rows, MOST_ROWS), count
-    need = BASE_BYTES + INGEST_FIXED_BYTES + FEWEST_ROWS * INGEST_BYTES_PER_ROW
-    raise MemoryLimitError(
-        f"memory = {run.memory}: taking in a pixel table needs at least {need / 1e6:.0f} MB a worker; "
-        f"grant more memory."
-    )
 
 
 def _files(exposure):

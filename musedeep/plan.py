@@ -11,10 +11,12 @@ from musedeep.errors import MemoryLimitError
 from musedeep.reads import ROWS_OF_A_STEP, SMALLEST_TILE, tile_bytes
 
 __all__ = [
+    "MOST_ROWS",
     "Plan",
     "block_shape",
     "blocks_of",
     "parallel_of",
+    "part_rows",
     "plan_combine",
     "plan_ingest",
     "threads_of",
@@ -23,10 +25,14 @@ __all__ = [
 
 # Resident size of a worker that has loaded everything and done nothing yet (docs/memory.md says how it was
 # measured).
-BASE_BYTES = 260_000_000
-# Columns as read (28), x, y, key, place (16), and the sorted rows with their integers (30).
-INGEST_BYTES_PER_ROW = 80
-INGEST_FIXED_BYTES = 40_000_000
+BASE_BYTES = 240_000_000
+# Columns as they are read (28), x, y, key and whether usable (13), the sorted rows with their integers (30);
+# and a part of an exposure is read with up to a half of other rows around it.
+INGEST_BYTES_PER_ROW = 90
+INGEST_FIXED_BYTES = 20_000_000
+# Rows of one part: enough for long runs, small enough for a modest worker. The split never changes a result.
+MOST_ROWS = 8_000_000
+FEWEST_ROWS = 250_000
 STORED_BYTES_PER_ROW = 11.5  # compressed, with dq, slice and origin
 COMBINE_BYTES_PER_ROW = 10.5  # compressed, what a combination reads
 MAP_BYTES_PER_VOXEL = 20
@@ -167,6 +173,42 @@ def tile_budget(memory_bytes, threads, shape):
     return int(budget)
 
 
+def part_rows(run, client=None, most_rows=MOST_ROWS):
+    """How large a part of an exposure may be.
+
+    Parameters
+    ----------
+    run : RunSettings
+    client : distributed.Client, optional
+    most_rows : int, optional
+
+    Returns
+    -------
+    rows : int
+        Most rows of a part, so that it fits into the memory of a worker.
+    together : int
+        Parts that a worker process may take in at once: fewer than it has threads where memory is short.
+
+    Raises
+    ------
+    MemoryLimitError
+        Not even the smallest part fits.
+    """
+    threads = threads_of(run, client)
+    budget = run.memory_bytes - BASE_BYTES
+    # the threads of a cluster's workers cannot be told to wait
+    counts = range(threads, 0, -1) if client is None and run.cluster == "threads" else [threads]
+    for count in counts:
+        rows = int((budget / count - INGEST_FIXED_BYTES) / INGEST_BYTES_PER_ROW)
+        if rows >= FEWEST_ROWS * (4 if count > 1 and len(counts) > 1 else 1):
+            return min(rows, most_rows), count
+    need = BASE_BYTES + counts[-1] * (INGEST_FIXED_BYTES + FEWEST_ROWS * INGEST_BYTES_PER_ROW)
+    raise MemoryLimitError(
+        f"memory = {run.memory}: taking in a pixel table needs at least {need / 1e6:.0f} MB a worker; "
+        f"grant more memory{' or use fewer threads' if counts[-1] > 1 else ''}."
+    )
+
+
 def plan_ingest(field, client=None):
     """Predict the ingest stage of a field.
 
@@ -180,14 +222,10 @@ def plan_ingest(field, client=None):
     Plan
     """
     run = field.settings.run
-    threads = threads_of(run, client)
     rows = [exposure.row_count for exposure in field.exposures]
-    budget = (run.memory_bytes - BASE_BYTES) / threads - INGEST_FIXED_BYTES
-    part = int(min(8_000_000, max(budget / INGEST_BYTES_PER_ROW, 250_000)))
+    part, together = part_rows(run, client)
     parts = sum(-(-n // part) for n in rows)
-    largest = min(max(rows), part)
-    one = INGEST_FIXED_BYTES + largest * INGEST_BYTES_PER_ROW
-    together = max(1, min(threads, int((run.memory_bytes - BASE_BYTES) // one)))
+    one = INGEST_FIXED_BYTES + min(max(rows), part) * INGEST_BYTES_PER_ROW
     return Plan(
         "ingest",
         parts,

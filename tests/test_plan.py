@@ -15,6 +15,7 @@ from musedeep.plan import (
     block_shape,
     blocks_of,
     parallel_of,
+    part_rows,
     plan_combine,
     plan_ingest,
     threads_of,
@@ -107,13 +108,28 @@ def test_the_ingest_plan_counts_rows_and_bytes(four, tmp_path):
 
 def test_little_memory_means_more_parts():
     tasks = []
-    for memory in ("4GB", "500MB", "320MB"):
+    for memory in ("4GB", "500MB", "283MB"):
         run = RunSettings(memory=memory, workers=1)
         large = SimpleNamespace(
             settings=SimpleNamespace(run=run), exposures=[SimpleNamespace(row_count=10**7)]
         )
         tasks.append(plan_ingest(large).tasks)
     assert tasks == [2, 4, 40]
+
+
+def test_parts_that_are_taken_in_at_once_share_the_memory():
+    for memory, workers in ((4e9, 8), (1e9, 4), (5e8, 2), (3e8, 1)):
+        rows, together = part_rows(RunSettings(memory=memory, workers=workers))
+        need = together * (rows * plan.INGEST_BYTES_PER_ROW + plan.INGEST_FIXED_BYTES) + plan.BASE_BYTES
+        assert 1 <= together <= workers and need <= memory
+        assert rows == plan.MOST_ROWS or need > 0.9 * memory
+
+
+def test_threads_of_a_cluster_all_need_their_part():
+    run = RunSettings(memory="500MB", threads=8, cluster="processes")
+    with pytest.raises(MemoryLimitError, match="memory = 500MB: .* needs at least 580 MB .* fewer threads"):
+        part_rows(run)
+    assert part_rows(dataclasses.replace(run, memory="1GB"))[1] == 8
 
 
 def test_a_plan_that_does_not_fit_is_refused():
@@ -135,8 +151,8 @@ def test_the_combine_plan_says_what_combining_does(four, tmp_path):
     # chunks are read whole, which matters in a field as small as this
     assert 0.5 < total["bytes_read"] / found.bytes_read < 3
     with pytest.raises(MemoryLimitError):
-        plan_combine(field.changed(memory="280MB")).check()
-        combine_to_store(field.changed(memory="280MB"))
+        plan_combine(field.changed(memory="260MB")).check()
+        combine_to_store(field.changed(memory="260MB"))
 
 
 def test_a_plan_needs_the_exposures(four, tmp_path):
