@@ -103,7 +103,7 @@ def _combine_tile(recipe, bounds, tile, sources, memory, maps, record):
     steps = steps_of(recipe, box, reads.rows)
     need = bytes_of(recipe, box, reads, steps, "rejected" in record)
     if need > memory:
-        pieces = pieces_of(recipe, tile, need / memory)
+        pieces = pieces_of(recipe, tile, need, memory)
         if pieces is None:
             raise MemoryLimitError(
                 f"a tile of {SMALLEST_TILE} x {SMALLEST_TILE} voxels with {int(reads.rows.max())} "

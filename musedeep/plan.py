@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from musedeep.errors import MemoryLimitError
-from musedeep.reads import ROWS_OF_A_STEP, SMALLEST_TILE, tile_bytes
+from musedeep.reads import ROWS_OF_A_STEP, SMALLEST_TILE, spaxels_read, tile_bytes
 
 __all__ = [
     "MOST_ROWS",
@@ -281,29 +281,12 @@ def _tile_needs(recipe, shape, blocks):
     """Bytes of a tile as large as the deepest block, and of the smallest tile there."""
     # blocks of the same part of the sky hold the same exposures; the planes hardly matter
     tiles = {(y, x) for _, y, x in blocks}
-    extents = np.array([exposure.extent for exposure in recipe.exposures])
-    spaxels, (y, x) = max((_spaxels_read(recipe, extents, tile, pencils=2.0), tile) for tile in tiles)
+    spaxels, (y, x) = max((spaxels_read(recipe, tile, pencils=2.0), tile) for tile in tiles)
     middle = tuple((a + b - SMALLEST_TILE) // 2 for a, b in (y, x))
     smallest = tuple((a, a + SMALLEST_TILE) for a in middle)
     need = _tile_bytes(recipe, shape, spaxels)
-    least = _tile_bytes(
-        recipe,
-        (shape[0], SMALLEST_TILE, SMALLEST_TILE),
-        _spaxels_read(recipe, extents, smallest, pencils=1.0),
-    )
+    least = _tile_bytes(recipe, (shape[0], SMALLEST_TILE, SMALLEST_TILE), spaxels_read(recipe, smallest))
     return need, min(need, least)
-
-
-def _spaxels_read(recipe, extents, tile, pencils):
-    """Spaxels of all exposures together that are read for a tile: it, its halo, and whole pencils on each
-    side."""
-    total = np.ones(len(extents))
-    for axis, (first, last) in zip((1, 0), tile, strict=True):
-        pencil = recipe.lattice[axis] / recipe.grid.step_arcsec[axis]
-        border = recipe.method.halo[1] + 0.5 + pencils / 2 * pencil
-        low, high = extents[:, 2 * axis] - 0.5, extents[:, 2 * axis + 1] + 0.5
-        total *= (np.minimum(high, last + border) - np.maximum(low, first - border)).clip(0.0)
-    return float(total.sum())
 
 
 def _tile_bytes(recipe, shape, spaxels):

@@ -1,5 +1,6 @@
 """What has to be read for a tile, in which steps, and how much memory the work on it takes."""
 
+import itertools
 import math
 
 import numpy as np
@@ -14,6 +15,7 @@ __all__ = [
     "bytes_of",
     "pieces_of",
     "plan_reads",
+    "spaxels_read",
     "steps_of",
     "tile_bytes",
 ]
@@ -27,8 +29,6 @@ BYTES_PER_WINDOW_CELL = {"guarded": 12 + 44, "eso": 12 + 76, "none": 0}
 BYTES_PER_BOX_CELL = {"guarded": 24, "eso": 4, "none": 4}
 BYTES_PER_VOXEL = 50
 SMALLEST_TILE = 8
-# A tile that is larger than what fits by less than this is cut into just as many pieces as needed.
-_CUT_AT_ONCE = 3.0
 # A step is filled up to this many rows where memory allows: the calls cost more than the rows of a thin one.
 ROWS_OF_A_STEP = 200_000
 # Wavelength boundaries are rounded in more than one place; a plane counts as complete only this far behind
@@ -206,34 +206,70 @@ def steps_of(recipe, box, rows):
     return steps
 
 
-def pieces_of(recipe, tile, excess):
-    """Cut a tile across its longer side, into as few pieces as should fit.
+def pieces_of(recipe, tile, need, memory):
+    """Cut a tile into pieces that should fit into memory, such that as few rows as possible are read twice.
 
     Parameters
     ----------
     recipe : Recipe
     tile : ((int, int), (int, int), (int, int))
-    excess : float
-        How many times too large it is.
+    need : int
+        Bytes that the work on it takes.
+    memory : int
+        Bytes that there are.
 
     Returns
     -------
     list of tiles or None
-        None when it is too small to be cut.
+        None when it is too small to be cut. Pieces may turn out to need a little more than was foreseen, and
+        must then be cut again.
     """
-    axis = 1 if tile[1][1] - tile[1][0] >= tile[2][1] - tile[2][0] else 2
-    first, last = tile[axis]
-    length = last - first
-    if length <= SMALLEST_TILE:
+    planes, *sides = tile
+    spaxels = spaxels_read(recipe, sides)
+    most = [-(-(last - first) // SMALLEST_TILE) for first, last in sides]
+    if most == [1, 1]:
         return None
-    count = 2
-    if excess < _CUT_AT_ONCE:
-        # each piece also reads the halo, and whole pencils
-        border = 2 * recipe.method.halo[1] + recipe.lattice[2 - axis] / recipe.grid.step_arcsec[2 - axis]
-        while length / count + border > (length + border) / excess and length >= (count + 1) * SMALLEST_TILE:
-            count += 1
-    cuts = [first + length * n // count for n in range(count + 1)]
-    return [(*tile[:axis], (a, b), *tile[axis + 1 :]) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    cheapest, best = math.inf, most
+    for counts in itertools.product(*(range(1, n + 1) for n in most)):
+        piece = []
+        for (first, last), count in zip(sides, counts, strict=True):
+            length = -(-(last - first) // count)
+            start = (first + last - length) // 2
+            piece.append((start, start + length))
+        read = spaxels_read(recipe, piece)
+        if counts != (1, 1) and need * read <= memory * spaxels and read * math.prod(counts) < cheapest:
+            cheapest, best = read * math.prod(counts), counts
+    cuts = [
+        [first + (last - first) * n // count for n in range(count + 1)]
+        for (first, last), count in zip(sides, best, strict=True)
+    ]
+    return [(planes, y, x) for y in itertools.pairwise(cuts[0]) for x in itertools.pairwise(cuts[1])]
+
+
+def spaxels_read(recipe, sides, pencils=1.0):
+    """Spaxels of all exposures together that are read for a tile: it, its halo, and the rest of the pencils.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    sides : ((int, int), (int, int))
+        Rows and columns of the tile.
+    pencils : float
+        How many pencils too many are read along each side, with both ends taken together: from 0 to 2,
+        depending on where they lie.
+
+    Returns
+    -------
+    float
+    """
+    extents = np.array([exposure.extent for exposure in recipe.exposures])
+    total = np.ones(len(extents))
+    for axis, (first, last) in zip((1, 0), sides, strict=True):
+        pencil = recipe.lattice[axis] / recipe.grid.step_arcsec[axis]
+        border = recipe.method.halo[1] + 0.5 + pencils / 2 * pencil
+        low, high = extents[:, 2 * axis] - 0.5, extents[:, 2 * axis + 1] + 0.5
+        total *= (np.minimum(high, last + border) - np.maximum(low, first - border)).clip(0.0)
+    return float(total.sum())
 
 
 def tile_bytes(method, shape, rows, planes, exposures, keep_rejected=False):
