@@ -136,7 +136,7 @@ def simulated(folder, exposures, rows, field_arcsec=24.0, **settings):
 
 
 def repeated(files, number, folder):
-    """Many exposures from a few: copies with other values of DATE-OBS.
+    """Many exposures from a few: copies with other values of DATE-OBS, those of one file behind each other.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def repeated(files, number, folder):
         made.append(path)
         if path.exists():
             continue
-        raw = bytearray(files[n % len(files)].read_bytes())
+        raw = bytearray(files[n * len(files) // number].read_bytes())
         card = raw.index(b"DATE-OBS=")
         date = raw.index(b"'", card) + 1
         raw[date : date + 23] = f"2015-01-{1 + n // 1440:02d}T{n // 60 % 24:02d}:{n % 60:02d}:00.000".encode()
@@ -219,6 +219,7 @@ class Report:
         self.before = machine()
         self.rows = []
         self.notes = []
+        self.failed = False
 
     def add(self, **figures):
         """Add a row, and print it at once."""
@@ -229,6 +230,11 @@ class Report:
         """Add a sentence below the table, and print it."""
         self.notes.append(text)
         print(text, flush=True)
+
+    def fail(self, text):
+        """Note that something is not as it must be."""
+        self.failed = True
+        self.note(f"**Failed:** {text}")
 
     def markdown(self):
         """The whole as Markdown."""
@@ -248,6 +254,11 @@ class Report:
         ----------
         path : Path or None
             None prints only.
+
+        Returns
+        -------
+        bool
+            Whether nothing failed.
         """
         text = self.markdown()
         print("\n" + text)
@@ -260,6 +271,7 @@ class Report:
                 "notes": self.notes,
             }
             path.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
+        return not self.failed
 
 
 def _plain(value):
