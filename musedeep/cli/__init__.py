@@ -1,0 +1,66 @@
+"""The ``musedeep`` command: words, options and exit codes; one subcommand a stage."""
+
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+# These add their subcommands.
+from musedeep.cli import align, simulation, stages  # noqa: F401
+from musedeep.cli.command import cli
+from musedeep.errors import MuseDeepError
+
+__all__ = ["main"]
+
+
+class _Terminated(KeyboardInterrupt):
+    """A batch system asked the process to end."""
+
+
+def _terminate(*_):
+    raise _Terminated
+
+
+def _choose_kernel_cache():
+    # numba keeps compiled kernels beside the package or in the home folder; where neither may be written, as
+    # on some compute nodes, it would refuse to start.
+    places = (Path(__file__).parents[1] / "kernels", Path.home())
+    if not any(os.access(place, os.W_OK) for place in places):
+        os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"musedeep-{os.getuid()}"))
+
+
+def main(arguments=None):
+    """Run the command line and leave the process with its exit code.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        Those of the process by default.
+    """
+    sys.exit(_main(arguments))
+
+
+def _main(arguments):
+    _choose_kernel_cache()
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = cli.main(arguments, prog_name="musedeep", standalone_mode=False)
+    except MuseDeepError as error:
+        return _fail(error, error.exit_code)
+    except click.Abort as stop:
+        _fail("stopped; what is finished is kept, run the same command again to go on")
+        return 143 if isinstance(stop.__cause__, _Terminated) else 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except OSError as error:
+        return _fail(error, 5)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(text, code=None):
+    click.echo(f"musedeep: error: {text}", err=True)
+    return code
