@@ -7,7 +7,7 @@
 A deep field has more rows in a voxel, so memory is where it hurts: it must stay within `memory=`, must be at
 most what the plan predicted, and must not grow with the number of exposures. The largest field is ingested;
 the smaller ones are every second, fourth, ... exposure of it. Each stage runs as a process of its own. The
-figures are the peak resident size that the system saw, of all of the process or of a cluster's largest worker.
+figures are the peak resident size that the system saw, of the whole process or of a cluster's largest worker.
 """
 
 import argparse
