@@ -15,14 +15,15 @@ import numpy as np
 from musedeep.arena import scratch
 from musedeep.errors import MemoryLimitError
 from musedeep.kernels import reject, resample, sample, window
+from musedeep.kernels.apart import compile_apart
 from musedeep.masks import row_states
 from musedeep.reads import SMALLEST_TILE, Box, bytes_of, pieces_of, plan_reads, steps_of
 from musedeep.store import CUBE_VARIABLES, PartReader, join_runs
 
-__all__ = ["combine_block"]
+__all__ = ["combine_block", "run_empty"]
 
-_compiling = threading.Lock()
-_compiled = set()
+_loading = threading.Lock()
+_loaded = set()
 
 
 _scratch = partial(scratch, "combine")
@@ -61,7 +62,7 @@ def combine_block(recipe, bounds, memory, keep_rejected=False):
     if keep_rejected:
         record["rejected"] = []
     touching = recipe.touching(bounds)
-    _warm_up(recipe)
+    _load_kernels(recipe)
     if touching:
         with ExitStack() as stack:
             sources = [(n, _open_parts(recipe, n, stack)) for n in touching]
@@ -70,20 +71,32 @@ def combine_block(recipe, bounds, memory, keep_rejected=False):
     return maps, record
 
 
-def _warm_up(recipe):
-    """Compile the kernels of a recipe (or load them from the cache) on a tile without rows, once a process.
+def _load_kernels(recipe):
+    """Have the kernels of a recipe ready, once a process; compiled in another process where they are new."""
+    key = recipe.method.resample, recipe.method.reject
+    with _loading:
+        if key not in _loaded:
+            compile_apart("-".join(key), "from musedeep.block import run_empty\nrun_empty(argument)", recipe)
+            run_empty(recipe)
+            _loaded.add(key)
 
-    The compiler takes 150 MB for a moment, which must not come on top of the arrays of a tile.
+
+def run_empty(recipe):
+    """Call every kernel of a recipe on a tile without rows.
+
+    Parameters
+    ----------
+    recipe : Recipe
     """
-    key = recipe.method.resample, recipe.method.reject, recipe.method.weight_column
-    with _compiling:
-        if key not in _compiled:
-            box = Box(recipe, ((0, 1), (0, 1), (0, 1)))
-            reads = plan_reads(recipe, box, [])
-            tile = _Tile(recipe, box, keep_rejected=False)
-            tile.run(reads, steps_of(recipe, box, reads.rows))
-            tile.finish({name: np.zeros((1, 1, 1), dtype) for name, (dtype, _, _) in CUBE_VARIABLES.items()})
-            _compiled.add(key)
+    box = Box(recipe, ((0, 1), (0, 1), (0, 1)))
+    reads = plan_reads(recipe, box, [])
+    tile = _Tile(recipe, box, keep_rejected=False)
+    tile.run(reads, steps_of(recipe, box, reads.rows))
+    if recipe.method.resample == "drizzle":
+        # which of the two it is may depend on the block: planes of a logarithmic grid have many widths
+        tile.drizzle((0, 0), wide=False)
+        tile.drizzle((0, 0), wide=True)
+    tile.finish({name: np.zeros((1, 1, 1), dtype) for name, (dtype, _, _) in CUBE_VARIABLES.items()})
 
 
 def _open_parts(recipe, n, stack):
@@ -306,21 +319,16 @@ class _Tile:
     def _spread(self, rows):
         """Add the rows of a step to the sums of the voxels."""
         m, box = self.method, self.box
-        common = (self.cell, self.plane, self.payload, self.owner, self.state, *rows, box.bits, box.halo)
         if m.resample == "drizzle":
-            rest = (np.array(m.drop), box.centres, box.widths, self.weights, self.sums, self.seen)
-            if max(m.drop[0], m.drop[1], m.drop[2] / box.widths.min()) <= 1.0:
-                resample.spread_drizzle(*common, *rest)
-            else:
-                resample.spread_wide_drizzle(*common, m.reach, *rest)
+            self.drizzle(rows, max(m.drop[0], m.drop[1], m.drop[2] / box.widths.min()) > 1.0)
         elif m.resample == "nearest":
             resample.spread_nearest(
-                *common, np.array(m.pixel), self.weights, self.sums, self.seen, self.nearest
+                *self._common(rows), np.array(m.pixel), self.weights, self.sums, self.seen, self.nearest
             )
         else:
             kind = ("linear", "quadratic", "renka", "lanczos").index(m.resample)
             resample.spread_radial(
-                *common,
+                *self._common(rows),
                 m.reach,
                 kind,
                 m.radius,
@@ -333,6 +341,20 @@ class _Tile:
         self.rows_used += int(np.count_nonzero(self.state[rows[0] : rows[1]] == window.USABLE))
         if self.keep_rejected and rows[0] < rows[1]:  # before the first step there is nothing to collect
             self._collect_rejected(rows)
+
+    def drizzle(self, rows, wide):
+        """Add rows by the overlap of their drops with voxels; wide drops may be larger than a voxel."""
+        m, box = self.method, self.box
+        rest = (np.array(m.drop), box.centres, box.widths, self.weights, self.sums, self.seen)
+        if wide:
+            resample.spread_wide_drizzle(*self._common(rows), m.reach, *rest)
+        else:
+            resample.spread_drizzle(*self._common(rows), *rest)
+
+    def _common(self, rows):
+        """What every kernel that spreads rows takes first."""
+        box = self.box
+        return self.cell, self.plane, self.payload, self.owner, self.state, *rows, box.bits, box.halo
 
     def _collect_rejected(self, rows):
         """Remember which rows of the tile's own voxels were rejected."""

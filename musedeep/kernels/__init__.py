@@ -4,4 +4,9 @@ Every kernel releases the GIL, runs on one thread and gives the same bits on eve
 no ``parallel=True``, no ``fastmath`` that may reorder a sum.
 """
 
-__all__ = ["ingest", "reject", "resample", "select", "window"]
+from musedeep.kernels.apart import compile_apart
+
+__all__ = ["apart", "ingest", "reject", "resample", "select", "window"]
+
+# What has signatures is compiled where it is imported, the rest where it is called first (see `block`).
+compile_apart("signatures", "import musedeep.kernels.ingest, musedeep.kernels.window")

@@ -189,7 +189,12 @@ def find_places(key, start, place):
             start[k] += 1
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(
+    ["void(f4[::1], i4[::1], f4[::1])", "void(u4[::1], i4[::1], u4[::1])"],
+    nogil=True,
+    cache=True,
+    error_model="numpy",
+)
 def sort_column(values, place, out):
     """Carry one column to its places; one at a time, so that few lines of memory are written to at once."""
     for r in range(place.size):
