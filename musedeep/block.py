@@ -20,7 +20,7 @@ from musedeep.masks import row_states
 from musedeep.reads import SMALLEST_TILE, Box, bytes_of, pieces_of, plan_reads, steps_of
 from musedeep.store import CUBE_VARIABLES, PartReader, join_runs
 
-__all__ = ["combine_block", "run_empty"]
+__all__ = ["Tile", "combine_block", "run_empty"]
 
 _loading = threading.Lock()
 _loaded = set()
@@ -29,7 +29,7 @@ _loaded = set()
 _scratch = partial(scratch, "combine")
 
 
-def combine_block(recipe, bounds, memory, keep_rejected=False):
+def combine_block(recipe, bounds, memory, keep_rejected=False, make_tile=None):
     """Combine all rows of one block.
 
     Parameters
@@ -41,6 +41,9 @@ def combine_block(recipe, bounds, memory, keep_rejected=False):
         Bytes that the rows and sums of one tile may take.
     keep_rejected : bool
         Also return which rows were rejected.
+    make_tile : callable, optional
+        Makes the `Tile` of (recipe, box, keep_rejected): for who wants to see more of the rows than their
+        sums.
 
     Returns
     -------
@@ -66,7 +69,7 @@ def combine_block(recipe, bounds, memory, keep_rejected=False):
     if touching:
         with ExitStack() as stack:
             sources = [(n, _open_parts(recipe, n, stack)) for n in touching]
-            _combine_tile(recipe, bounds, bounds, sources, memory, maps, record)
+            _combine_tile(recipe, bounds, bounds, sources, memory, maps, record, make_tile or Tile)
             record["bytes_read"] = sum(part.bytes_read for _, parts in sources for part in parts)
     return maps, record
 
@@ -90,7 +93,7 @@ def run_empty(recipe):
     """
     box = Box(recipe, ((0, 1), (0, 1), (0, 1)))
     reads = plan_reads(recipe, box, [])
-    tile = _Tile(recipe, box, keep_rejected=False)
+    tile = Tile(recipe, box, keep_rejected=False)
     tile.run(reads, steps_of(recipe, box, reads.rows))
     if recipe.method.resample == "drizzle":
         # which of the two it is may depend on the block: planes of a logarithmic grid have many widths
@@ -109,7 +112,7 @@ def _open_parts(recipe, n, stack):
     return parts
 
 
-def _combine_tile(recipe, bounds, tile, sources, memory, maps, record):
+def _combine_tile(recipe, bounds, tile, sources, memory, maps, record, make_tile):
     """Combine one tile of a block, cutting it further until its rows fit into memory."""
     box = Box(recipe, tile)
     reads = plan_reads(recipe, box, sources)
@@ -124,9 +127,9 @@ def _combine_tile(recipe, bounds, tile, sources, memory, maps, record):
                 f"{memory / 1e6:.0f} MB; grant more memory or use fewer threads."
             )
         for piece in pieces:
-            _combine_tile(recipe, bounds, piece, sources, memory, maps, record)
+            _combine_tile(recipe, bounds, piece, sources, memory, maps, record, make_tile)
         return
-    work = _Tile(recipe, box, "rejected" in record)
+    work = make_tile(recipe, box, "rejected" in record)
     work.run(reads, steps)
     place = tuple(slice(t0 - b0, t1 - b0) for (t0, t1), (b0, _) in zip(tile, bounds, strict=True))
     work.finish({name: values[place] for name, values in maps.items()})
@@ -137,7 +140,7 @@ def _combine_tile(recipe, bounds, tile, sources, memory, maps, record):
         record["rejected"] += work.rejected_rows
 
 
-class _Tile:
+class Tile:
     """The work on one tile: rows of two steps, the sorted rows of a window of planes, and the sums."""
 
     def __init__(self, recipe, box, keep_rejected):
@@ -180,9 +183,9 @@ class _Tile:
             if self.method.reject != "none":
                 self._sort((before, here), complete)
                 self._judge(last=number == len(steps) - 1)
-            self._spread(before)
+            self._settle(before)
             before = here
-        self._spread(before)
+        self._settle(before)
 
     def _take_rows(self, capacity):
         columns = 6 if self.method.weight_column else 5
@@ -316,8 +319,15 @@ class _Tile:
         deepest = int(np.diff(self.start).max()) if self.start.size > 1 else 0
         return np.empty((5, 27 * deepest + 16), np.float32)
 
-    def _spread(self, rows):
-        """Add the rows of a step to the sums of the voxels."""
+    def _settle(self, rows):
+        """Spread the rows of a step, whose states are final, and take note of them."""
+        self.spread(rows)
+        self.rows_used += int(np.count_nonzero(self.state[rows[0] : rows[1]] == window.USABLE))
+        if self.keep_rejected and rows[0] < rows[1]:  # before the first step there is nothing to collect
+            self._collect_rejected(rows)
+
+    def spread(self, rows):
+        """Add rows (first, behind last) to the sums of the voxels."""
         m, box = self.method, self.box
         if m.resample == "drizzle":
             self.drizzle(rows, max(m.drop[0], m.drop[1], m.drop[2] / box.widths.min()) > 1.0)
@@ -338,9 +348,6 @@ class _Tile:
                 self.sums,
                 self.seen,
             )
-        self.rows_used += int(np.count_nonzero(self.state[rows[0] : rows[1]] == window.USABLE))
-        if self.keep_rejected and rows[0] < rows[1]:  # before the first step there is nothing to collect
-            self._collect_rejected(rows)
 
     def drizzle(self, rows, wide):
         """Add rows by the overlap of their drops with voxels; wide drops may be larger than a voxel."""

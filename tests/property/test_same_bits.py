@@ -104,14 +104,14 @@ def test_the_smallest_tiles_give_the_same_bits(wholes, monkeypatch, name):
     """As little memory as there may be."""
     recipe, whole = wholes[name]
     bounds = tuple((0, n) for n in recipe.grid.shape)
-    tiles, work = [], block._Tile
+    tiles, work = [], block.Tile
 
     class Counted(work):
         def __init__(self, recipe, box, *rest):
             tiles.append(box.tile)
             super().__init__(recipe, box, *rest)
 
-    monkeypatch.setattr(block, "_Tile", Counted)
+    monkeypatch.setattr(block, "Tile", Counted)
     monkeypatch.setattr(reads, "ROWS_OF_A_STEP", 1)
     memory = 500_000
     while True:
