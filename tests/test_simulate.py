@@ -12,13 +12,22 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
+from fields import read_table
 
 from musedeep import muse
 from musedeep.errors import InputError, UsageError, WorkError
 from musedeep.muse import COLUMNS, DQ_BITS
 from musedeep.offsets import OffsetTable
 from musedeep.pixtable import group_exposures
-from musedeep.simulate import SimulationSettings, Source, Trail, simulate_exposures, truth_cube, truth_rows
+from musedeep.simulate import (
+    Fault,
+    SimulationSettings,
+    Source,
+    Trail,
+    simulate_exposures,
+    truth_cube,
+    truth_rows,
+)
 
 CLEAN = {"cosmic_ray_rate": 0.0, "defects": 0.0}
 SMALL = {"exposures": 1, "field_arcsec": 8.0, "wavelength": (6500.0, 6530.0)}
@@ -658,3 +667,44 @@ def test_the_peer_measures_the_offsets_of_the_images(tmp_path):
         wanted = np.array(true[name] - true[name][0]) * 3600
         assert np.abs(wanted).max() > 0.5
         np.testing.assert_allclose(np.array(measured[name]) * 3600, wanted, atol=0.06)
+
+
+def test_faults_change_the_rows_that_they_are_about(tmp_path):
+    settings = {"exposures": 2, "field_arcsec": 4.0, "wavelength": (6290.0, 6310.0), "noise": "none"}
+    settings |= {"fov_images": False, "cosmic_ray_rate": 0.0, "defects": 0.0, "seed": 5}
+    clean = [read_table(path) for path in simulate_exposures(tmp_path / "clean", **settings)]
+    about = {
+        "shift": ("xpos", "ypos"),
+        "flux": ("data", "stat"),
+        "background": ("data",),
+        "quadrant": ("data",),
+        "edge": ("data",),
+        "sky": ("data",),
+        "wavelength": ("lambda",),
+        "variance": ("stat",),
+        "saturation": ("dq",),
+    }
+    for kind, columns in about.items():
+        size = 5.0 if kind == "saturation" else 0.5
+        paths = simulate_exposures(tmp_path / "spoilt", faults=[Fault(kind, size, exposure=1)], **settings)
+        spoilt = [read_table(path) for path in paths]
+        for name in clean[0]:
+            np.testing.assert_array_equal(spoilt[0][name], clean[0][name], err_msg=f"{kind} {name}")
+            same = np.array_equal(spoilt[1][name], clean[1][name])
+            assert same == (name not in columns), f"{kind} {name}"
+    with pytest.raises(UsageError, match="a fault is 'gremlin'; allowed are shift"):
+        Fault("gremlin", 1.0)
+
+
+def test_the_lines_of_the_night_sky_stay_where_they_are_on_earth(tmp_path):
+    settings = {"exposures": 3, "field_arcsec": 4.0, "wavelength": (6290.0, 6310.0), "fov_images": False}
+    folder = tmp_path / "sky"
+    for number, path in enumerate(simulate_exposures(folder, **settings, sources=(), seed=8)):
+        rows = read_table(path)
+        plan = json.loads((folder / "truth.json").read_text())["exposures"][number]
+        good = rows["dq"] == 0
+        excess = rows["stat"][good] - np.median(rows["stat"][good])
+        excess = np.where(excess > 0.3 * excess.max(), excess, 0)
+        centre = np.average(rows["lambda"][good].astype(float), weights=excess)
+        velocity = plan["rvcorr_km_s"] / 299792.458
+        assert centre == pytest.approx(6300.3 * (1 + velocity), abs=0.06), velocity

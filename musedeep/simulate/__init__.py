@@ -6,8 +6,9 @@ table. `truth_cube` gives the noise-free scene on any voxels, `truth_rows` the s
 """
 
 from musedeep.simulate.exposures import simulate_exposures
+from musedeep.simulate.faults import Fault
 from musedeep.simulate.plan import SimulationSettings, Trail
 from musedeep.simulate.scene import Source
 from musedeep.simulate.truth import truth_cube, truth_rows
 
-__all__ = ["SimulationSettings", "Source", "Trail", "simulate_exposures", "truth_cube", "truth_rows"]
+__all__ = ["Fault", "SimulationSettings", "Source", "Trail", "simulate_exposures", "truth_cube", "truth_rows"]

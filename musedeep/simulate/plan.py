@@ -10,6 +10,7 @@ from astropy.time import Time
 
 from musedeep.errors import UsageError
 from musedeep.muse import MODES, mode_facts
+from musedeep.simulate.faults import Fault
 from musedeep.simulate.scene import Source
 from musedeep.simulate.spectrograph import calibration_cd, projection_cd
 from musedeep.sky import sky_frame
@@ -114,6 +115,8 @@ class SimulationSettings:
         Share of defective detector pixels, flagged, with wrong values.
     trails : int or sequence of Trail
         Satellite trails; a number is spread over the exposures.
+    faults : sequence of Fault
+        What else is wrong with some exposures; the offset list does not tell of it.
     weights : float, per exposure, or None
         Weights in the headers' ``ESO DRS MUSE WEIGHT``.
     weight_column : bool
@@ -161,6 +164,7 @@ class SimulationSettings:
     cosmic_ray_flagged: float = 0.0
     defects: float = 5e-4
     trails: int | Sequence[Trail] = 0
+    faults: Sequence[Fault] = ()
     weights: float | Sequence[float] | None = None
     weight_column: bool = False
     exposures_per_ob: int = 4
@@ -229,6 +233,7 @@ class ExposurePlan:
     seed: int
     split_ifus: bool
     trails: tuple[Trail, ...] = field(default=())
+    faults: tuple[Fault, ...] = field(default=())
 
     @property
     def number(self) -> int:
@@ -330,6 +335,7 @@ def plan_exposures(settings, ra_deg, dec_deg):
                 seed=settings.seed,
                 split_ifus=settings.split_ifus,
                 trails=tuple(trail for trail in trails if trail.exposure == index),
+                faults=tuple(fault for fault in settings.faults if fault.exposure in (None, index)),
                 **_schedule(settings, index),
             )
         )

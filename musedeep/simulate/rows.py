@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from musedeep.muse import DQ_BITS, mode_facts, pack_origin
+from musedeep.simulate.faults import spoil_rows
 from musedeep.simulate.spectrograph import (
     READ_NOISE_ELECTRONS,
     atmospheric_shift,
@@ -84,6 +85,7 @@ def slice_rows(part, exposure, view, settings):
     error = np.float32(1 / exposure.flux_scale)
     counts.data *= error
     counts.variance *= error * error
+    wavelength, x = spoil_rows(exposure, part, wavelength, x, y, counts)
     return SliceRows(
         columns=_columns(part, exposure, kept, wavelength, x, y, counts),
         cosmic_rays=hits,
@@ -137,7 +139,8 @@ def _trail_flux(exposure, x, y):
 
 def _observe(flux, trail, wavelength, throughput, exposure, settings, rng):
     tables = count_tables(exposure.exptime, exposure.spaxel_arcsec2)
-    index = tables.index(wavelength)
+    # the lines of the night sky stand where they are before the barycentric correction
+    index = tables.index(wavelength * np.float32(1 / exposure.stretch))
     per_unit = tables.electrons_per_unit[index] * np.float32(throughput)
     background = tables.background[index] * np.float32(throughput)
     if trail is not None:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ CUBE_VARIABLES = {
     "rejected_count": ("uint16", "1", "rows rejected in this voxel"),
     "weight": ("float32", "1", "sum of kernel times exposure weight"),
 }
+_SLAB_PLANES = 16  # the depth of a chunk, so that no chunk is read twice
+_SLAB_BYTES = 64e6  # of one variable; larger fields take fewer planes at a time
 
 
 class CubeStore:
@@ -141,9 +144,39 @@ class CubeStore:
         )
         return set.intersection(*places)
 
-    def read(self, variable, first, last):
-        """Planes first <= k < last of one variable; ndarray, shape (last - first, ny, nx)."""
-        return self._group[variable][first:last]
+    def read(self, variable, first, last, rows=slice(None), columns=slice(None)):
+        """Planes first <= k < last of one variable, or a part of them; ndarray of three dimensions."""
+        return self._group[variable][first:last, rows, columns]
+
+    def slabs(self, variables):
+        """Go through the cube a few planes at a time; the next are read while the caller works on some.
+
+        Parameters
+        ----------
+        variables : iterable of str
+            Of `CUBE_VARIABLES`; one named twice is read once.
+
+        Yields
+        ------
+        first : int
+            Index of the first plane.
+        slab : dict of ndarray, shape (n, ny, nx)
+            Those planes of each variable.
+        """
+        planes, ny, nx = self.grid.shape
+        names = tuple(dict.fromkeys(variables))
+        step = int(max(1, min(_SLAB_PLANES, _SLAB_BYTES // (4 * ny * nx))))
+
+        def read(start):
+            return {name: self.read(name, start, min(start + step, planes)) for name in names}
+
+        with ThreadPoolExecutor(1) as reader:
+            ahead = reader.submit(read, 0)
+            for start in range(0, planes, step):
+                slab = ahead.result()
+                if start + step < planes:
+                    ahead = reader.submit(read, start + step)
+                yield start, slab
 
 
 def _largest_divisor(n, limit):
@@ -171,4 +204,5 @@ def open_cube(path):
     cube = CubeStore(path)
     chunks = dict(zip(("wavelength", "y", "x"), cube.block_shape, strict=True))
     data = xarray.open_zarr(path, chunks=chunks, consolidated=False)
-    return data.assign_coords(y=np.arange(cube.shape[1]), x=np.arange(cube.shape[2]))
+    data = data.assign_coords(y=np.arange(cube.shape[1]), x=np.arange(cube.shape[2]))
+    return data.assign_attrs(folder=str(cube.path.absolute().parent))

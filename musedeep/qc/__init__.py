@@ -1,0 +1,1 @@
+"""The quality of a field: measured, judged, drawn and told."""

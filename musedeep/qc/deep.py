@@ -1,0 +1,292 @@
+"""What the deep cube says of itself: images, blank sky, and its noise plane by plane and by aperture."""
+
+import warnings
+from dataclasses import dataclass, fields
+from functools import partial
+
+import numpy as np
+
+from musedeep.execute import run_tasks
+from musedeep.images import ImageSum, MapMean
+from musedeep.store import CubeStore
+
+__all__ = ["APERTURES", "BANDS", "Deep", "blank_sky", "measure_deep", "robust_scatter"]
+
+APERTURES = (1, 2, 3, 4, 5, 7, 9, 11, 15)
+"""Sides of the square apertures, spaxels."""
+BANDS = 6
+"""Ranges of wavelength in which the seeing and the noise of apertures are measured."""
+
+_SLAB_PLANES = 16
+_SLAB_BYTES = 64e6
+_APERTURE_PLANES = 240
+# Sources are what rises so far above the median of a box of this side; more around them is left out.
+_BOX_SPAXELS = 31
+_COARSE = 4
+_SOURCE_SIGMA = 3.0
+_AWAY_SPAXELS = 8.0
+_ENOUGH_BLANK = 0.2
+_LEAST_BLANK = 0.05
+
+
+@dataclass(frozen=True)
+class Deep:
+    """Images and noise of the deep cube.
+
+    Attributes
+    ----------
+    wavelength : ndarray, shape (nz,), float64, Angstrom
+    white, white_variance : ndarray, shape (ny, nx), float32
+        Mean over all planes; NaN without data.
+    bands, bands_variance : ndarray, shape (BANDS, ny, nx), float32
+        The same for equal ranges of wavelength.
+    seconds, count, rejected : ndarray, shape (ny, nx)
+        Exposure time [s] and number of exposures, means over the planes; rows rejected at all wavelengths.
+    blank : ndarray, shape (ny, nx), bool
+        Spaxels without sources.
+    level, scatter, noise : ndarray, shape (nz,), float64
+        Of blank sky in each plane: median, 1.4826 MAD, and the median of the propagated errors; NaN where the
+        plane is empty.
+    apertures : ndarray, shape (BANDS, len(APERTURES)), float64
+        Measured noise of the flux in an aperture over the propagated one.
+    median_count : ndarray, shape (nz,), float64
+        Exposures of a voxel in each plane, median of blank sky.
+    """
+
+    wavelength: np.ndarray
+    white: np.ndarray
+    white_variance: np.ndarray
+    bands: np.ndarray
+    bands_variance: np.ndarray
+    seconds: np.ndarray
+    count: np.ndarray
+    rejected: np.ndarray
+    blank: np.ndarray
+    level: np.ndarray
+    scatter: np.ndarray
+    noise: np.ndarray
+    apertures: np.ndarray
+    median_count: np.ndarray
+
+    def save(self, path, key):
+        """Write it as npz with the key of what it was made of."""
+        partial_path = path.with_name(f".{path.name}")
+        np.savez_compressed(
+            partial_path, key=key, **{item.name: getattr(self, item.name) for item in fields(self)}
+        )
+        partial_path.replace(path)
+
+    @classmethod
+    def load(cls, path, key=None):
+        """Read it, or None where there is none, or it was made of something else."""
+        try:
+            with np.load(path) as stored:
+                if key is not None and str(stored["key"]) != key:
+                    return None
+                return cls(**{item.name: stored[item.name] for item in fields(cls)})
+        except (OSError, KeyError, ValueError):
+            return None
+
+
+def measure_deep(field, path, key, *, client=None, progress=None):
+    """Measure the deep cube in two passes over the cube store, a few planes at a time.
+
+    Parameters
+    ----------
+    field : Field
+        With a finished cube store.
+    path : Path
+        Where the result is kept.
+    key : str
+        Of what it is made of.
+    client : distributed.Client, optional
+    progress : Progress, optional
+
+    Returns
+    -------
+    Deep
+    """
+    kept = Deep.load(path, key)
+    if kept is not None:
+        return kept
+    store = CubeStore(field.cube_path)
+    images = _collapsed(store)
+    blank = blank_sky(images["white"], images["count"])
+    np.save(path.with_name("blank.npy"), blank)
+    planes, ny, nx = store.grid.shape
+    step = int(max(1, min(_SLAB_PLANES, _SLAB_BYTES // (4 * ny * nx))))
+    every = max(1, planes // _APERTURE_PLANES)
+    work = partial(_planes_of, cube_path=field.cube_path, blank_path=path.with_name("blank.npy"), every=every)
+    found = [None] * len(range(0, planes, step))
+    items = [(start, min(start + step, planes)) for start in range(0, planes, step)]
+    workers = field.settings.run.workers or None
+    for item, result in run_tasks(work, items, client=client, workers=workers, progress=progress):
+        found[item[0] // step] = result
+    statistics, ratios, places = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    deep = Deep(
+        wavelength=store.grid.wavelengths,
+        blank=blank,
+        level=statistics[:, 0],
+        scatter=statistics[:, 1],
+        noise=statistics[:, 2],
+        median_count=statistics[:, 3],
+        apertures=_by_band(ratios, places, planes),
+        **images,
+    )
+    deep.save(path, key)
+    return deep
+
+
+def _collapsed(store):
+    """Images of the whole range and of its bands, and maps."""
+    planes, ny, nx = store.grid.shape
+    white, bands = ImageSum((ny, nx)), [ImageSum((ny, nx)) for _ in range(BANDS)]
+    maps = {name: MapMean((ny, nx)) for name in ("exposure_time", "exposure_count", "rejected_count")}
+    step = int(max(1, min(_SLAB_PLANES, _SLAB_BYTES // (4 * ny * nx))))
+    for start in range(0, planes, step):
+        stop = min(start + step, planes)
+        flux, variance = store.read("flux", start, stop), store.read("variance", start, stop)
+        white.add(flux, variance, np.ones(stop - start))
+        band_of = np.arange(start, stop) * BANDS // planes
+        for band in np.unique(band_of):
+            bands[band].add(flux, variance, (band_of == band).astype(float))
+        covered = np.isfinite(flux).any(axis=(1, 2))
+        for name, total in maps.items():
+            total.add(store.read(name, start, stop), covered)
+    pairs = [band.image() for band in bands]
+    image, variance = white.image()
+    return {
+        "white": image,
+        "white_variance": variance,
+        "bands": np.array([pair[0] for pair in pairs]),
+        "bands_variance": np.array([pair[1] for pair in pairs]),
+        "seconds": maps["exposure_time"].mean(),
+        "count": maps["exposure_count"].mean(),
+        "rejected": maps["rejected_count"].total().astype(np.int64),
+    }
+
+
+def blank_sky(white, count):
+    """Spaxels without sources.
+
+    Parameters
+    ----------
+    white : ndarray, shape (ny, nx), float32
+        NaN without data.
+    count : ndarray of the same shape
+        Exposures of each spaxel.
+
+    Returns
+    -------
+    ndarray of bool
+        Where sources are everywhere, the darkest twentieth.
+    """
+    from scipy.ndimage import binary_opening, distance_transform_edt, gaussian_filter
+
+    covered = np.isfinite(white) & (count > 0)
+    if not covered.any():
+        return covered
+    covered &= count >= 0.2 * np.median(count[covered])
+    filled = np.where(covered, white, np.nan)
+    level = _coarse_level(filled)
+    depth = np.sqrt(np.maximum(count, 1) / np.median(count[covered]))
+    above = np.where(covered, (filled - level) * depth, 0.0)
+    smooth = gaussian_filter(above, 1.0)
+    noise = robust_scatter(np.minimum(smooth[covered], np.median(smooth[covered])), lower=True)
+    sources = binary_opening(covered & (smooth > _SOURCE_SIGMA * noise))
+    # the wings of sources reach far, and differ with the seeing: as far away as the field allows
+    away = distance_transform_edt(~sources)[covered]
+    distance = min(_AWAY_SPAXELS, float(np.quantile(away, 1 - _ENOUGH_BLANK)))
+    blank = covered & (distance_transform_edt(~sources) >= max(distance, 1.0))
+    if blank.sum() < _LEAST_BLANK * covered.sum():
+        blank = covered & (smooth <= np.quantile(smooth[covered], _LEAST_BLANK))
+    return blank
+
+
+def _coarse_level(image):
+    """The level of an image without its sources, which changes slowly: found on boxes, then interpolated."""
+    from scipy.ndimage import generic_filter, zoom
+
+    cells = [-(-n // _COARSE) for n in image.shape]
+    padded = np.full([n * _COARSE for n in cells], np.nan, np.float32)
+    padded[: image.shape[0], : image.shape[1]] = image
+    boxes = padded.reshape(cells[0], _COARSE, cells[1], _COARSE).swapaxes(1, 2).reshape(*cells, -1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # boxes without data
+        medians = np.nanmedian(boxes, axis=2)
+    level = generic_filter(medians, _low_median, size=_BOX_SPAXELS // _COARSE, mode="nearest")
+    level = np.where(np.isfinite(level), level, np.nanmedian(image))
+    return zoom(level, _COARSE, order=1, mode="nearest", grid_mode=True)[: image.shape[0], : image.shape[1]]
+
+
+def _low_median(values):
+    """A level below sources: the 30th percentile."""
+    good = values[np.isfinite(values)]
+    return np.quantile(good, 0.3) if len(good) else np.nan
+
+
+def robust_scatter(values, lower=False):
+    """1.4826 MAD of values, or with `lower` of those below the median mirrored at it; NaN for none."""
+    values = np.asarray(values, np.float64)
+    values = values[np.isfinite(values)]
+    if len(values) == 0:
+        return np.nan
+    middle = np.median(values)
+    if lower:
+        below = middle - values[values < middle]
+        return 1.4826 * np.median(below) if len(below) else np.nan
+    return 1.4826 * np.median(np.abs(values - middle))
+
+
+def _planes_of(item, *, cube_path, blank_path, every):
+    """Level, scatter, noise and depth of blank sky in some planes, and the noise of apertures in a few."""
+    start, stop = item
+    store, blank = CubeStore(cube_path), np.load(blank_path)
+    flux, variance, count = (store.read(name, start, stop) for name in ("flux", "variance", "exposure_count"))
+    statistics = np.full((stop - start, 4), np.nan)
+    ratios, places = [], []
+    for n in range(stop - start):
+        good = blank & np.isfinite(flux[n]) & (variance[n] > 0)
+        if good.sum() < 20:
+            continue
+        values = flux[n][good].astype(np.float64)
+        noise = float(np.sqrt(np.median(variance[n][good])))
+        statistics[n] = np.median(values), robust_scatter(values), noise, np.median(count[n][good])
+        if (start + n) % every == 0:
+            ratios.append(_aperture_ratios(flux[n], variance[n], good))
+            places.append(start + n)
+    return statistics, np.array(ratios).reshape(-1, len(APERTURES)), np.array(places, int)
+
+
+def _aperture_ratios(flux, variance, good):
+    """Scatter of sums over apertures on blank sky over their propagated error.
+
+    The level of a wide box is taken off, so that gradients do not count as noise.
+    """
+    from scipy.ndimage import uniform_filter
+
+    data = np.where(good, flux, 0.0).astype(np.float64)
+    var = np.where(good, variance, 0.0).astype(np.float64)
+    weight = good.astype(np.float64)
+    wide = uniform_filter(weight, 4 * APERTURES[-1])
+    level = uniform_filter(data, 4 * APERTURES[-1]) / np.maximum(wide, 1e-9)
+    data = np.where(good, data - level, 0.0)
+    ratios = []
+    for side in APERTURES:
+        filled = uniform_filter(weight, side) > 1 - 0.5 / side**2
+        sums = uniform_filter(data, side)[filled] * side**2
+        errors = np.sqrt(uniform_filter(var, side)[filled] * side**2)
+        ratios.append(robust_scatter(sums / errors) if filled.sum() >= 10 * side**2 else np.nan)
+    return ratios
+
+
+def _by_band(ratios, places, planes):
+    """Median of the planes of each band."""
+    result = np.full((BANDS, len(APERTURES)), np.nan)
+    for band in range(BANDS):
+        mine = ratios[places * BANDS // planes == band]
+        for column in range(len(APERTURES)):
+            good = mine[np.isfinite(mine[:, column]), column]
+            if len(good):
+                result[band, column] = np.median(good)
+    return result
