@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +34,6 @@ _MAPS = {
 _KEY = "ESO DRS MUSE DEEP KEY"
 _SIZE = "ESO DRS MUSE DEEP SIZE"
 _FORMAT = 1  # raised when the same cube store gives other files than before
-_SLAB_PLANES = 16  # the depth of a chunk in the cube store, so that no chunk is read twice
-_SLAB_BYTES = 64e6  # of one variable; larger fields take fewer planes at a time
 
 
 def write_products(field, *, filters=None, extensions=None, filter_list=None, overwrite=False, progress=None):
@@ -242,8 +239,7 @@ def _open_files(stack, paths, products, primary, wcs, object_name):
 
 def _stream(store, cube, extensions, sums, progress):
     """One pass over the cube store: into the FITS cube, the images and the maps."""
-    variables = dict.fromkeys(("flux", "variance", *_MAPS, *extensions))
-    for start, slab in _slabs(store, variables):
+    for start, slab in store.slabs(("flux", "variance", *_MAPS, *extensions)):
         empty = ~(np.isfinite(slab["flux"]) & np.isfinite(slab["variance"]))
         slab["flux"][empty] = slab["variance"][empty] = np.nan
         cube.write(1, start, slab["flux"])
@@ -253,23 +249,6 @@ def _stream(store, cube, extensions, sums, progress):
         sums.add(start, slab, ~empty.all(axis=(1, 2)))
         if progress is not None:
             progress(start + len(empty), store.grid.shape[0])
-
-
-def _slabs(store, variables):
-    """Runs of planes as (first plane, dict of arrays); the next is read while the caller works on one."""
-    planes, ny, nx = store.grid.shape
-    step = int(max(1, min(_SLAB_PLANES, _SLAB_BYTES // (4 * ny * nx))))
-
-    def read(start):
-        return {name: store.read(name, start, min(start + step, planes)) for name in variables}
-
-    with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(read, 0)
-        for start in range(0, planes, step):
-            slab = ahead.result()
-            if start + step < planes:
-                ahead = reader.submit(read, start + step)
-            yield start, slab
 
 
 class _Sums:

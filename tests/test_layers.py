@@ -19,14 +19,15 @@ PATHS = sorted(PACKAGE.rglob("*.py"))
 LEVELS = [
     {"errors", "kernels", "kinds", "muse", "options", "progress", "settings"},
     {
-        "accessor", "block", "exposures", "field", "fitsstream", "grid", "images", "keywords", "layout",
-        "arena", "lock", "masks", "offsets", "pixtable", "reads", "recipe", "shards", "simulate", "sky",
+        "accessor", "block", "depth", "exposures", "field", "fitsstream", "grid", "images", "keywords", "layout",
+        "arena", "lock", "masks", "offsets", "pixtable", "reads", "recipe", "resolution", "shards", "simulate",
+        "sky",
         "store",
         "weights",
     },
     {"execute", "plan"},
     {"align", "combine", "ingest", "products", "qc", "reduce", "select"},
-    {"demo"},
+    {"demo", "explore"},
     {"pipeline"},
     {"cli"},
     {"__main__"},

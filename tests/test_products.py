@@ -10,7 +10,6 @@ from astropy.wcs import WCS
 from cubes import UNIT, fitsverify, make_arrays, make_field, make_grid, names_in
 from test_images import reference_image, write_filter_list
 
-from musedeep import products
 from musedeep.errors import InputError, UsageError, WorkError
 from musedeep.grid import VoxelGrid
 from musedeep.products import write_products
@@ -218,7 +217,7 @@ def test_other_settings_cubes_or_damage_write_anew(tmp_path):
 def test_files_do_not_depend_on_the_number_of_planes_at_a_time(tmp_path, monkeypatch):
     field = make_field(tmp_path)
     first = [path.read_bytes() for path in write_products(field)]
-    monkeypatch.setattr(products, "_SLAB_PLANES", 7)
+    monkeypatch.setattr("musedeep.store.cube._SLAB_PLANES", 7)
     second = [path.read_bytes() for path in write_products(field, overwrite=True)]
     for old, new, name in zip(first, second, NAMES, strict=True):
         assert len(old) == len(new)
