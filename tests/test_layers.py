@@ -19,11 +19,9 @@ PATHS = sorted(PACKAGE.rglob("*.py"))
 LEVELS = [
     {"errors", "kernels", "kinds", "muse", "options", "progress", "settings"},
     {
-        "accessor", "block", "depth", "exposures", "field", "fitsstream", "grid", "images", "keywords", "layout",
-        "arena", "lock", "masks", "offsets", "pixtable", "reads", "recipe", "resolution", "shards", "simulate",
-        "sky",
-        "store",
-        "weights",
+        "accessor", "arena", "block", "depth", "exposures", "field", "fitsstream", "grid", "images",
+        "keywords", "layout", "lock", "masks", "offsets", "pixtable", "reads", "recipe", "resolution",
+        "shards", "simulate", "sky", "store", "weights",
     },
     {"execute", "plan"},
     {"align", "combine", "ingest", "products", "qc", "reduce", "select"},
