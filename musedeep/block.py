@@ -3,12 +3,15 @@
 A block is cut into tiles so that the rows of a few planes fit into memory. Within a tile the rows of one
 *step* (a few wavelength segments) are read and located in voxels, those of complete planes are sorted by
 cell, judged, and the rows of the step before are spread. The sums of a voxel always grow in the order
-(segment, exposure, place in the store), whatever the tiles, steps and blocks are: same bits.
+(segment, row of pencils, exposure, place in the store), whatever the tiles, steps and blocks are: same bits.
 """
 
+import bisect
+import itertools
 import threading
 from contextlib import ExitStack
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -97,8 +100,8 @@ def run_empty(recipe):
     tile.run(reads, steps_of(recipe, box, reads.rows))
     if recipe.method.resample == "drizzle":
         # which of the two it is may depend on the block: planes of a logarithmic grid have many widths
-        tile.drizzle((0, 0), wide=False)
-        tile.drizzle((0, 0), wide=True)
+        tile.drizzle(_NO_ROWS, wide=False)
+        tile.drizzle(_NO_ROWS, wide=True)
     tile.finish({name: np.zeros((1, 1, 1), dtype) for name, (dtype, _, _) in CUBE_VARIABLES.items()})
 
 
@@ -140,6 +143,26 @@ def _combine_tile(recipe, bounds, tile, sources, memory, maps, record, make_tile
         record["rejected"] += work.rejected_rows
 
 
+class Located(NamedTuple):
+    """Rows of one step in the arrays of a tile.
+
+    Attributes
+    ----------
+    first, last : int
+        The first, and the place behind the last.
+    ranges : (n, 2) int64
+        The same rows in parts, in the order in which they are sorted and added up: pencil row by pencil row,
+        of all exposures, so that the voxels that these rows meet stay in the cache meanwhile.
+    """
+
+    first: int
+    last: int
+    ranges: np.ndarray
+
+
+_NO_ROWS = Located(0, 0, np.zeros((0, 2), np.int64))
+
+
 class Tile:
     """The work on one tile: rows of two steps, the sorted rows of a window of planes, and the sums."""
 
@@ -175,11 +198,9 @@ class Tile:
         in_step = [int(reads.rows[a:b].sum()) for a, b, _ in steps]
         capacity = max(in_step, default=0)
         self._take_rows(capacity)
-        before = (0, 0)
+        before = _NO_ROWS
         for number, (a, b, complete) in enumerate(steps):
-            base = capacity * (number % 2)
-            filled = self._locate(reads, a, b, base)
-            here = (base, filled)
+            here = self._locate(reads, a, b, capacity * (number % 2))
             if self.method.reject != "none":
                 self._sort((before, here), complete)
                 self._judge(last=number == len(steps) - 1)
@@ -201,48 +222,60 @@ class Tile:
         self.index = _scratch("index", sorted_size, np.int32)
 
     def _locate(self, reads, a, b, at):
-        """Read the segments a <= s < b and put their rows into the voxels of the box; returns the place
-        behind the last."""
+        """Read the segments a <= s < b and put their rows into the voxels of the box, from place ``at`` on;
+        `Located`."""
         box = self.box
         self.pieces[at] = []
         base = at
+        ranges = []
         for segment in range(a, b):
             for n, part, found in reads.runs:
                 exposure = self.recipe.exposures[n]
-                for flagged, runs in found:
+                for flagged, pencil_row, runs in found:
+                    starts = runs[segment, :, 0].tolist()
                     for first, last in join_runs(runs[segment]):
                         self.rows_read += last - first
                         begin = at
                         number = first
                         for rows, r0, r1 in part.read("rows", first, last):
                             states = row_states(self.recipe, exposure, part, rows, r0, r1, number, flagged)
-                            at = window.locate_rows(
-                                rows,
-                                r0,
-                                r1,
-                                exposure.matrix,
-                                exposure.origin,
-                                box.spectral,
-                                box.centres,
-                                box.numbers,
-                                exposure.scale,
-                                n,
-                                states,
-                                number - r0,
-                                self.cell,
-                                self.plane,
-                                self.payload,
-                                self.owner,
-                                self.state,
-                                self.identity,
-                                at,
-                            )
+                            # the place where each row of pencils begins in this chunk
+                            p = bisect.bisect_right(starts, number)
+                            q = bisect.bisect_left(starts, number + r1 - r0, p)
+                            edges = [r0, *(start - number + r0 for start in starts[p:q]), r1]
+                            p += pencil_row - 1
+                            for r, end in itertools.pairwise(edges):
+                                here = at
+                                at = window.locate_rows(
+                                    rows,
+                                    r,
+                                    end,
+                                    exposure.matrix,
+                                    exposure.origin,
+                                    box.spectral,
+                                    box.centres,
+                                    box.numbers,
+                                    exposure.scale,
+                                    n,
+                                    states,
+                                    number - r0,
+                                    self.cell,
+                                    self.plane,
+                                    self.payload,
+                                    self.owner,
+                                    self.state,
+                                    self.identity,
+                                    at,
+                                )
+                                ranges.append((segment, p, n, flagged, here, at))
+                                p += 1
                             number += r1 - r0
                         if self.keep_rejected and at > begin:
                             self.pieces[base].append((begin, at, n, part.folder.name))
-        return at
+        in_order = np.array(sorted(ranges), np.int64).reshape(-1, 6)
+        return Located(base, at, np.ascontiguousarray(in_order[:, 4:]))
 
-    def _sort(self, ranges, complete):
+    def _sort(self, located, complete):
         """Drop planes that are done with from the window and add those that became complete."""
         cells = self.box.cells
         # the next planes to be judged look at as many planes behind them as ahead
@@ -261,7 +294,7 @@ class Tile:
             self.plane,
             self.payload,
             self.owner,
-            np.array(ranges, np.int64),
+            np.concatenate([rows.ranges for rows in located]),
             self.high,
             complete,
             cells,
@@ -322,12 +355,12 @@ class Tile:
     def _settle(self, rows):
         """Spread the rows of a step, whose states are final, and take note of them."""
         self.spread(rows)
-        self.rows_used += int(np.count_nonzero(self.state[rows[0] : rows[1]] == window.USABLE))
-        if self.keep_rejected and rows[0] < rows[1]:  # before the first step there is nothing to collect
+        self.rows_used += int(np.count_nonzero(self.state[rows.first : rows.last] == window.USABLE))
+        if self.keep_rejected and rows.first < rows.last:  # before the first step there is nothing to collect
             self._collect_rejected(rows)
 
     def spread(self, rows):
-        """Add rows (first, behind last) to the sums of the voxels."""
+        """Add `Located` rows to the sums of the voxels."""
         m, box = self.method, self.box
         if m.resample == "drizzle":
             self.drizzle(rows, max(m.drop[0], m.drop[1], m.drop[2] / box.widths.min()) > 1.0)
@@ -361,12 +394,12 @@ class Tile:
     def _common(self, rows):
         """What every kernel that spreads rows takes first."""
         box = self.box
-        return self.cell, self.plane, self.payload, self.owner, self.state, *rows, box.bits, box.halo
+        return self.cell, self.plane, self.payload, self.owner, self.state, rows.ranges, box.bits, box.halo
 
     def _collect_rejected(self, rows):
         """Remember which rows of the tile's own voxels were rejected."""
         h, (nk, nj, ni) = self.box.halo, self.sums.shape[:3]
-        for begin, end, n, part in self.pieces.get(rows[0], []):
+        for begin, end, n, part in self.pieces.get(rows.first, []):
             k = self.plane[begin:end] - h[0]
             j = (self.cell[begin:end] >> self.box.bits) - h[1]
             i = (self.cell[begin:end] & ((1 << self.box.bits) - 1)) - h[1]

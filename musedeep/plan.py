@@ -38,7 +38,7 @@ COMBINE_BYTES_PER_ROW = 10.5  # compressed, what a combination reads
 MAP_BYTES_PER_VOXEL = 20
 # Maps of a block exist as sums' results, as the block, and once more while they are compressed.
 MAP_COPIES = 2.5
-LARGEST_BLOCK = (128, 128, 128)
+LARGEST_BLOCK = (128, 160, 160)
 SMALLEST_BLOCK = (32, 64, 64)
 SMALLEST_TILE_BYTES = 24_000_000
 
@@ -132,9 +132,10 @@ def block_shape(grid, memory_bytes, threads, parallel):
     """
     shape = list(LARGEST_BLOCK)
     most = max(0.12 * memory_bytes / threads / MAP_BYTES_PER_VOXEL / MAP_COPIES, np.prod(SMALLEST_BLOCK))
-    for axis in (0, 2, 1, 0, 0):
+    for axis in (0, 2, 1, 0, 2, 1):
         enough = math.prod(-(-n // s) for n, s in zip(grid.shape, shape, strict=True)) >= parallel
-        if (np.prod(shape) > most or not enough) and shape[axis] > SMALLEST_BLOCK[axis]:
+        large = min(shape[axis], grid.shape[axis]) > SMALLEST_BLOCK[axis]
+        if large and (np.prod(shape) > most or not enough):
             shape[axis] //= 2
     # blocks of one size instead of whole ones and a rest
     return tuple(_rounded(-(-n // -(-n // s))) for s, n in zip(shape, grid.shape, strict=True))

@@ -91,7 +91,7 @@ class Reads:
         First segment.
     rows : ndarray, shape (segments,)
         Rows to be read of each.
-    runs : list of (exposure, part, list of (flagged, ndarray of shape (segments, runs, 2)))
+    runs : list of (exposure, part, list of (flagged, first row of pencils, ndarray (segments, rows, 2)))
     """
 
     def __init__(self, first, rows, runs):
@@ -134,8 +134,11 @@ def plan_reads(recipe, box, sources):
     for n, parts in sources:
         row_range, column_range = _pencils_of(recipe, recipe.exposures[n], box)
         for part in parts:
-            found = [(kind, part.runs(kind, first, last, row_range, column_range)) for kind in kinds]
-            count = sum((r[..., 1] - r[..., 0]).sum(axis=1) for _, r in found)
+            pencil_row = max(row_range[0], part.box[1])
+            found = [
+                (kind, pencil_row, part.runs(kind, first, last, row_range, column_range)) for kind in kinds
+            ]
+            count = sum((r[..., 1] - r[..., 0]).sum(axis=1) for _, _, r in found)
             if count.any():
                 rows += count
                 runs.append((n, part, found))
@@ -315,5 +318,5 @@ def bytes_of(recipe, box, reads, steps, keep_rejected=False):
     complete = [0, *(s[2] for s in steps)]
     planes = max(b - a for a, b in zip(complete[:-1], complete[1:], strict=True))
     shape = tuple(b - a for a, b in box.tile)
-    runs = sum(found.nbytes for _, _, kinds in reads.runs for _, found in kinds)
+    runs = sum(found.nbytes for _, _, kinds in reads.runs for _, _, found in kinds)
     return runs + tile_bytes(recipe.method, shape, rows, planes, len(recipe.exposures), keep_rejected)

@@ -68,8 +68,7 @@ class Box:
             self.payload[:columns],
             self.owner,
             self.state,
-            0,
-            self.cell.size,
+            np.array([[0, self.cell.size // 3], [self.cell.size // 3, self.cell.size]]),
             BITS,
             self.halo,
         )

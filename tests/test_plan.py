@@ -12,6 +12,7 @@ from musedeep.combine import combine_to_store
 from musedeep.errors import InputError, MemoryLimitError
 from musedeep.grid import VoxelGrid
 from musedeep.plan import (
+    LARGEST_BLOCK,
     block_shape,
     blocks_of,
     parallel_of,
@@ -41,7 +42,7 @@ GRIDS = [(3681, 320, 320), (3681, 1000, 1000), (21, 40, 45), (1, 1, 1), (100, 33
 def test_blocks_tile_the_grid(shape, memory, threads, parallel):
     grid = grid_of(*shape)
     block = block_shape(grid, memory, threads, parallel)
-    assert all(n % 16 == 0 and 16 <= n <= 128 for n in block)
+    assert all(n % 16 == 0 and 16 <= n <= most for n, most in zip(block, LARGEST_BLOCK, strict=True))
     assert all(b < n + 16 for b, n in zip(block, shape, strict=True))
     blocks = blocks_of(grid, block)
     assert len(set(blocks)) == len(blocks)
