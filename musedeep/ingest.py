@@ -36,7 +36,8 @@ class _Task:
     """One part of one exposure: the rows of a range of wavelength segments."""
 
     store: Path
-    files: tuple
+    tables: tuple
+    pointing: tuple  # RA, Dec of the header, degrees
     exposure: str
     part: str
     segments: tuple | None  # first, behind last; None for all
@@ -74,7 +75,7 @@ def ingest_exposures(field, *, client=None, progress=None):
     rows, workers = part_rows(field.settings.run, client, MOST_ROWS)
     for exposure in missing:
         _clear_stale_parts(store, exposure)
-    surveys = [_Task(store.path, _files(e), e.name, "survey", None) for e in missing if e.row_count > rows]
+    surveys = [_task(store, e, "survey") for e in missing if e.row_count > rows]
     for _ in run_tasks(_survey, surveys, client=client, workers=workers, describe=_describe):
         pass
     tasks, waiting = [], {}
@@ -103,8 +104,9 @@ def _common_tangent(exposures):
     return float(np.round(ra) % 360.0), float(np.round(dec))
 
 
-def _files(exposure):
-    return tuple(table.path for table in exposure.tables)
+def _task(store, exposure, part, segments=None):
+    pointing = exposure.ra_deg, exposure.dec_deg
+    return _Task(store.path, exposure.tables, pointing, exposure.name, part, segments)
 
 
 def _describe(task):
@@ -126,7 +128,7 @@ def _parts_of(store, exposure, most_rows):
     staging = store.staging(exposure.name)
     survey = staging / "survey.npz"
     if exposure.row_count <= most_rows or not survey.exists():
-        return [_Task(store.path, _files(exposure), exposure.name, "part000", None)]
+        return [_task(store, exposure, "part000")]
     with np.load(survey) as found:
         first, histogram = int(found["first"]), found["histogram"]
     if not histogram.any():
@@ -138,7 +140,7 @@ def _parts_of(store, exposure, most_rows):
         inside = np.flatnonzero(share == p)
         if inside.size:
             a, b = first + int(inside[0]), first + int(inside[-1]) + 1
-            tasks.append(_Task(store.path, _files(exposure), exposure.name, f"part{p:03d}_{a}_{b}", (a, b)))
+            tasks.append(_task(store, exposure, f"part{p:03d}_{a}_{b}", (a, b)))
     return tasks
 
 
@@ -146,7 +148,6 @@ def _survey(task):
     """One pass over the wavelengths of an exposure: rows of each segment, and the range of every block of
     rows."""
     from musedeep.kernels.ingest import LONGEST, SHORTEST
-    from musedeep.pixtable import open_pixel_table
 
     store = PixelStore(task.store)
     target = store.staging(task.exposure) / "survey.npz"
@@ -154,8 +155,7 @@ def _survey(task):
         return
     _, _, origin, length = store.lattice_numbers
     lows, highs, histogram, first = [], [], np.zeros(0, np.int64), None
-    for file in task.files:
-        table = open_pixel_table(file)
+    for table in task.tables:
         low, high = [], []
         for start in range(0, table.row_count, 1024 * _SURVEY_BLOCK):
             wavelength = table.read("lambda", start, min(start + 1024 * _SURVEY_BLOCK, table.row_count))
@@ -189,10 +189,8 @@ def _add_counts(histogram, first, segment):
 
 def _read_rows(task, lattice):
     """Columns of the task's rows, in file order; dict of arrays."""
-    from musedeep.pixtable import open_pixel_table
-
     names = ["xpos", "ypos", "lambda", "data", "stat", "dq", "origin"]
-    tables = [open_pixel_table(file) for file in task.files]
+    tables = task.tables
     weighted = ["weight" in table.columns for table in tables]
     if any(weighted) and not all(weighted):
         raise InputError(
@@ -236,14 +234,12 @@ def _row_ranges(task, table, number, lattice):
 def _ingest_part(task):
     """Read, place, sort and write one part; nothing is done for a part that is there."""
     from musedeep.kernels import ingest as kernels
-    from musedeep.pixtable import open_pixel_table
 
     store = PixelStore(task.store)
     if store.staged_part(task.exposure, task.part) is not None:
         return
     lattice = store.lattice_numbers
-    header = open_pixel_table(task.files[0]).header
-    matrix, origin = _exposure_frame(store, header["RA"], header["DEC"])
+    matrix, origin = _exposure_frame(store, *task.pointing)
     columns = _read_rows(task, lattice)
     if "weight" in columns:  # a row without a weight counts nothing
         np.nan_to_num(columns["weight"], copy=False, nan=0.0, posinf=0.0, neginf=0.0)
@@ -314,7 +310,7 @@ def _lattice_box(task, limits, origin, lattice):
     for name, (low, high) in (("xpos", limits[:2]), ("ypos", limits[2:4])):
         if max(abs(low), abs(high)) > _WIDEST_ARCSEC:
             raise InputError(
-                f"exposure {task.exposure} ({task.files[0]}): {name} puts rows "
+                f"exposure {task.exposure} ({task.tables[0].path}): {name} puts rows "
                 f"{max(abs(low), abs(high)):.0f} arcsec from the "
                 f"pointing; at most {_WIDEST_ARCSEC:.0f} are possible. Its coordinates are broken."
             )

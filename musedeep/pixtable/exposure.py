@@ -136,10 +136,9 @@ def _number(table, keyword):
 
 
 def _date_obs(table):
-    value = str(table.header.get("DATE-OBS", "")).strip()
-    if not value:
+    if not table.date_obs:
         raise InputError(f"{table.path}: keyword DATE-OBS, which names the exposure, is missing; correct it")
-    return value[:23]
+    return table.date_obs
 
 
 def _cd_matrix(header):

@@ -57,6 +57,8 @@ class PixelTable:
     row_count : int
     layout : 'image' or 'table'
     packed_header : bytes, the primary header, compressed: thousands of them stay in memory.
+    date_obs : str, DATE-OBS to the millisecond, which names the exposure; empty when the header has none.
+    ifu : int or None, number of the IFU if the file holds a single one.
     columns : dict of name to Column
     size_bytes, mtime_ns : int, size and modification time of the file when it was opened.
     """
@@ -65,6 +67,8 @@ class PixelTable:
     row_count: int
     layout: str
     packed_header: bytes
+    date_obs: str
+    ifu: int | None
     columns: dict[str, Column]
     size_bytes: int
     mtime_ns: int
@@ -78,15 +82,6 @@ class PixelTable:
     def coordinate_state(self) -> str:
         """State of the coordinates, as their unit says: 'rad' (projected), 'deg' (positioned) or 'pix'."""
         return self.columns["xpos"].unit[:3]
-
-    @property
-    def ifu(self) -> int | None:
-        """Number of the IFU if the file holds a single one, else None."""
-        name = re.match(r"CHAN(\d\d)", str(self.header.get("EXTNAME", "")))
-        if name:
-            return int(name[1])
-        low, high = (self.header.get(f"{PIXTABLE_PREFIX}LIMITS IFU {end}") for end in ("LOW", "HIGH"))
-        return int(low) if low is not None and low == high else None
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Read rows of one column.
@@ -208,6 +203,7 @@ def _native(name, values):
 
 @dataclass(frozen=True)
 class _Hdu:
+    text: bytes
     header: fits.Header
     data_offset: int
     data_bytes: int
@@ -246,8 +242,19 @@ def open_pixel_table(path: str | os.PathLike) -> PixelTable:
     columns, lengths = _image_columns(path, hdus) if layout == "image" else _table_columns(path, hdus[1])
     header = hdus[0].header
     _check_columns(path, header, columns, lengths)
-    packed = zlib.compress(header.tostring(endcard=True, padding=False).encode("ascii"), 1)
-    return PixelTable(path, lengths["data"], layout, packed, columns, facts.st_size, facts.st_mtime_ns)
+    packed = zlib.compress(hdus[0].text, 1)
+    date_obs = str(header.get("DATE-OBS", "")).strip()[:23]
+    facts = columns, facts.st_size, facts.st_mtime_ns
+    return PixelTable(path, lengths["data"], layout, packed, date_obs, _single_ifu(header), *facts)
+
+
+def _single_ifu(header):
+    """Number of the IFU, from the header of a file that holds only one."""
+    name = re.match(r"CHAN(\d\d)", str(header.get("EXTNAME", "")))
+    if name:
+        return int(name[1])
+    low, high = (header.get(f"{PIXTABLE_PREFIX}LIMITS IFU {end}") for end in ("LOW", "HIGH"))
+    return int(low) if low is not None and low == high else None
 
 
 @lru_cache(maxsize=4)
@@ -259,7 +266,7 @@ def _walk(path, descriptor, size):
     """Headers of all HDUs with the places of their data."""
     hdus, position = [], 0
     while position < size:
-        header, position = _read_header(path, descriptor, position, size, first=not hdus)
+        text, header, position = _read_header(path, descriptor, position, size, first=not hdus)
         if header is None:
             break
         axes = [header[f"NAXIS{n}"] for n in range(1, header["NAXIS"] + 1)]
@@ -270,20 +277,21 @@ def _walk(path, descriptor, size):
                 f"{path}: truncated: extension {len(hdus)} ({header.get('EXTNAME', 'no name')}) needs "
                 f"{position + data_bytes} bytes, the file has {size}; copy it again"
             )
-        hdus.append(_Hdu(header, position, data_bytes))
+        hdus.append(_Hdu(text, header, position, data_bytes))
         position += -(-data_bytes // _BLOCK) * _BLOCK
     return hdus
 
 
 def _read_header(path, descriptor, position, size, first):
-    """One header and the position behind it; no header where neither SIMPLE nor XTENSION is found."""
+    """One header as text and parsed, and the position behind it; None where neither SIMPLE nor XTENSION is
+    found."""
     text, end, searched = b"", None, 0
     while end is None:
         chunk = os.pread(descriptor, 24 * _BLOCK if text else _BLOCK, position + len(text))
         if not text and not chunk.startswith(b"SIMPLE  =" if first else b"XTENSION="):
             if first:
                 raise InputError(f"{path}: not a FITS file ({_kind(chunk)}); give PIXTABLE_REDUCED files")
-            return None, size
+            return None, None, size
         text += chunk
         cards = range(searched, len(text), _CARD)
         end = next((card for card in cards if text[card : card + _CARD] == _END), None)
@@ -296,7 +304,7 @@ def _read_header(path, descriptor, position, size, first):
         header["BITPIX"], header["NAXIS"]
     except (UnicodeDecodeError, KeyError, ValueError) as error:
         raise InputError(f"{path}: broken header at byte {position} ({error}); copy it again") from error
-    return header, position + -(-(end + _CARD) // _BLOCK) * _BLOCK
+    return text[:end], header, position + -(-(end + _CARD) // _BLOCK) * _BLOCK
 
 
 def _kind(start):
