@@ -7,6 +7,7 @@ started it, so what is measured is started from here, before anything large is l
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ __all__ = [
     "Report",
     "machine",
     "measure",
+    "megabytes",
     "musedeep",
     "repeated",
     "row_count",
@@ -135,7 +137,7 @@ def simulated(folder, exposures, rows, field_arcsec=24.0, **settings):
     return sorted(folder.glob("PIXTABLE_REDUCED_*.fits"))
 
 
-def repeated(files, number, folder):
+def repeated(files, number, folder, first=0):
     """Many exposures from a few: copies with other values of DATE-OBS, those of one file behind each other.
 
     Parameters
@@ -144,6 +146,8 @@ def repeated(files, number, folder):
     number : int
         Of copies in all.
     folder : Path
+    first : int
+        Number of copies that are there already, of other files.
 
     Returns
     -------
@@ -151,12 +155,12 @@ def repeated(files, number, folder):
     """
     folder.mkdir(parents=True, exist_ok=True)
     made = []
-    for n in range(number):
+    for n in range(first, first + number):
         path = folder / f"PIXTABLE_REDUCED_{n + 1:04d}.fits"
         made.append(path)
         if path.exists():
             continue
-        raw = bytearray(files[n * len(files) // number].read_bytes())
+        raw = bytearray(files[(n - first) * len(files) // number].read_bytes())
         card = raw.index(b"DATE-OBS=")
         date = raw.index(b"'", card) + 1
         raw[date : date + 23] = f"2015-01-{1 + n // 1440:02d}T{n // 60 % 24:02d}:{n % 60:02d}:00.000".encode()
@@ -171,6 +175,12 @@ def row_count(files):
         "print(sum(o(p).row_count for p in sys.argv[1:]))"
     )
     return int(measure([sys.executable, "-c", code, *files]).output)
+
+
+def megabytes(memory):
+    """A size such as 500MB or 1GB in MB."""
+    number, unit = re.fullmatch(r"([0-9.]+)(MB|GB)", memory).groups()
+    return float(number) * {"MB": 1.0, "GB": 1000.0}[unit]
 
 
 def warm_up(folder):

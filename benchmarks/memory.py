@@ -12,13 +12,12 @@ figures are the peak resident size that the system saw, of the whole process or 
 
 import argparse
 import json
-import re
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-from harness import Report, musedeep, repeated, row_count, simulated, warm_up
+from harness import Report, megabytes, musedeep, repeated, row_count, simulated, warm_up
 
 # Simulated exposures that a field is made of, over and over again.
 DISTINCT = 8
@@ -66,12 +65,6 @@ def measure_field(report, files, folder, options, numbers):
         words = ["--select", f"every:{len(files) // number}", "--reject", options.reject]
         found[number] = measure_stage(report, "combine", folder, number, some, options, *words)
     return found
-
-
-def megabytes(memory):
-    """A size such as 500MB or 1GB in MB."""
-    number, unit = re.fullmatch(r"([0-9.]+)(MB|GB)", memory).groups()
-    return float(number) * {"MB": 1.0, "GB": 1000.0}[unit]
 
 
 def measure_all(options, folder):
