@@ -33,6 +33,7 @@ _HOMES = {
     "run_demo": "pipeline",
     "simulate_exposures": "simulate",
     "status": "pipeline",
+    "trace": "explore",
     "write_products": "products",
 }
 
@@ -65,6 +66,7 @@ __all__ = [
     "run_demo",
     "simulate_exposures",
     "status",
+    "trace",
     "write_products",
 ]
 

@@ -78,7 +78,7 @@ def combine_exposures(field, *, grid=None, **changes):
         "y": np.arange(ny),
         "x": np.arange(nx),
     }
-    return xr.Dataset(variables, axes, _attributes(field, recipe))
+    return xr.Dataset(variables, axes, _attributes(field, recipe) | {"folder": str(field.folder)})
 
 
 def _whole(grid):

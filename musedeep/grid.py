@@ -190,6 +190,23 @@ class VoxelGrid:
         xi, eta = np.radians(np.array(self.cd) @ (x + 1.0 - self.crpix[0], y + 1.0 - self.crpix[1]))
         return sky_position(sky_frame(*self.crval) @ np.array([xi, eta, 1.0]))
 
+    def pixel(self, ra_deg, dec_deg):
+        """Voxel coordinates of sky positions.
+
+        Parameters
+        ----------
+        ra_deg, dec_deg : array_like
+            Degrees, broadcast against each other.
+
+        Returns
+        -------
+        x, y : ndarray or float, float64
+            0-based, an integer at a voxel's centre; NaN on the other side of the sky.
+        """
+        x, y, w = np.moveaxis(sky_vectors(ra_deg, dec_deg) @ self.from_sky(np.eye(3)).T, -1, 0)
+        w = np.where(w > 0, w, np.nan)
+        return x / w, y / w
+
     def from_sky(self, frame):
         """Homography from a tangent plane to this grid's voxel coordinates.
 

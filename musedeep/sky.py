@@ -14,6 +14,7 @@ from musedeep.errors import InputError
 __all__ = [
     "box_center",
     "convex_hull",
+    "degrees_of",
     "eso_positions",
     "eso_projection",
     "middle_of",
@@ -40,6 +41,14 @@ def sky_vectors(ra_deg, dec_deg):
     """
     ra, dec = np.broadcast_arrays(np.radians(ra_deg), np.radians(dec_deg))
     return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
+
+
+def degrees_of(sky):
+    """RA and Dec [degrees, ICRS] of a position given as an astropy SkyCoord or as a pair of degrees."""
+    if hasattr(sky, "icrs"):
+        return float(sky.icrs.ra.deg), float(sky.icrs.dec.deg)
+    ra, dec = sky
+    return float(ra), float(dec)
 
 
 def sky_frame(ra_deg, dec_deg, rotation_deg=0.0):

@@ -196,3 +196,20 @@ def test_air_to_vacuum_agrees_with_known_lines():
     air = np.array([6562.79, 5006.843, 8542.09])
     vacuum = np.array([6564.60, 5008.240, 8544.44])
     np.testing.assert_allclose(air_to_vacuum(air), vacuum, atol=0.006)
+
+
+def test_pixel_is_the_inverse_of_position():
+    grid = VoxelGrid(
+        shape=(10, 11, 13),
+        crval=(0.001, -27.8),
+        crpix=(5.5, 6.25),
+        cd=((-5.5e-5, 1e-6), (1e-6, 5.6e-5)),
+        wavelength_start=4750.0,
+        wavelength_step=1.25,
+    )
+    for x, y in ((0.0, 0.0), (12.3, 4.0), (-40.0, 7.5)):
+        np.testing.assert_allclose(grid.pixel(*grid.position(x, y)), (x, y), rtol=0, atol=1e-8)
+    ra, dec = np.array([[0.001, 359.999], [0.0005, 180.0]]), np.array([[-27.8, -27.8], [-27.801, 27.8]])
+    x, y = grid.pixel(ra, dec)
+    assert x.shape == (2, 2) and x[0, 0] == pytest.approx(4.5) and y[0, 0] == pytest.approx(5.25)
+    assert np.isnan(x[1, 1]), "the other side of the sky"

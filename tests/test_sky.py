@@ -2,9 +2,19 @@ import math
 
 import numpy as np
 import pytest
+from astropy.coordinates import SkyCoord
 
 from musedeep.errors import InputError
-from musedeep.sky import eso_positions, middle_of, project, sky_frame, sky_vectors, smallest_box_angle, turned
+from musedeep.sky import (
+    degrees_of,
+    eso_positions,
+    middle_of,
+    project,
+    sky_frame,
+    sky_vectors,
+    smallest_box_angle,
+    turned,
+)
 
 
 def native(x_deg, y_deg):
@@ -95,3 +105,10 @@ def test_a_turn_that_saves_nothing_is_not_made():
     circle = np.linspace(0, 2 * np.pi, 721)
     assert smallest_box_angle(np.column_stack([np.cos(circle), np.sin(circle)])) == 0
     assert smallest_box_angle(np.zeros((1, 2))) == 0
+
+
+def test_a_position_is_a_sky_coordinate_or_a_pair():
+    assert degrees_of((150.5, -2)) == (150.5, -2.0)
+    found = degrees_of(SkyCoord(150.5, -2.0, unit="deg", frame="fk5"))
+    np.testing.assert_allclose(found, (150.5, -2.0), atol=1e-4)
+    assert found != (150.5, -2.0), "FK5 is not ICRS"
