@@ -20,8 +20,8 @@ LEVELS = [
     {"errors", "kernels", "kinds", "muse", "options", "progress", "settings"},
     {
         "accessor", "arena", "block", "depth", "exposures", "field", "fitsstream", "grid", "images",
-        "keywords", "layout", "lineage", "lock", "masks", "offsets", "pixtable", "reads", "recipe", "resolution",
-        "shards", "simulate", "sky", "store", "weights", "witness",
+        "keywords", "layout", "lock", "masks", "names", "offsets", "pixtable", "reads", "recipe",
+        "resolution", "shards", "simulate", "sky", "store", "weights",
     },
     {"execute", "plan"},
     {"align", "combine", "ingest", "products", "qc", "reduce", "select"},
