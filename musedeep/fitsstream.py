@@ -10,8 +10,9 @@ import numpy as np
 
 from musedeep.errors import WorkError
 
-__all__ = ["FitsStream", "require_space"]
+__all__ = ["FitsStream", "require_space", "update_primary"]
 
+_CARD = 80  # bytes of a card of a header
 BLOCK = 2880  # every FITS header and data unit fills whole blocks of this many bytes
 _BITPIX = {"f4": -32, "i4": 32}
 _PUNCTUATION = frozenset(range(0x3A, 0x41)) | frozenset(range(0x5B, 0x61))
@@ -32,14 +33,16 @@ class FitsStream:
     images : list of (astropy.io.fits.Header, str, tuple of int)
         One entry an extension: its keywords (EXTNAME among them), its type ("f4" or "i4") and its shape in
         numpy order. XTENSION ... GCOUNT are added.
+    spare_cards : int
+        Room in the first header for keywords that `update_primary` adds later; blank cards until then.
 
     Notes
     -----
     `primary` and the extensions' headers (:attr:`headers`, in order of the HDUs) may still be changed until
-    :meth:`finish`, as long as the number of cards stays what it was.
+    :meth:`finish`, as long as the number of cards does not grow.
     """
 
-    def __init__(self, path, primary, images):
+    def __init__(self, path, primary, images, spare_cards=0):
         self.path = Path(path)
         self.part = self.path.with_name(f".{self.path.name}.part")
         self._shapes = [()] + [tuple(shape) for _, _, shape in images]
@@ -47,17 +50,18 @@ class FitsStream:
         self.headers = [_primary_header(primary)]
         self.headers += [_image_header(*image) for image in images]
         self._sums = [0] * len(self.headers)
-        self._layout()
+        self._layout(spare_cards)
         with _clear_errors(self.path, self.size):
             self._descriptor = os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
             os.ftruncate(self._descriptor, self.size)
 
-    def _layout(self):
+    def _layout(self, spare_cards):
         self._header_starts, self._data_starts, self._header_sizes = [], [], []
         position = 0
         for header, shape, dtype in zip(self.headers, self._shapes, self._dtypes, strict=True):
             self._header_starts.append(position)
-            self._header_sizes.append(len(header.tostring()))
+            spare = spare_cards if dtype is None else 0
+            self._header_sizes.append(_header_size(len(header) + spare))
             position += self._header_sizes[-1]
             self._data_starts.append(position)
             if dtype is not None:
@@ -95,7 +99,7 @@ class FitsStream:
         for start, size, header, total in zip(
             self._header_starts, self._header_sizes, self.headers, self._sums, strict=True
         ):
-            block = _checked_header(header, total)
+            block = _checked_header(header, total, size)
             if len(block) != size:
                 raise ValueError(f"a header of {self.path.name} grew from {size} to {len(block)} bytes")
             self._put(start, memoryview(block))
@@ -178,6 +182,46 @@ def require_space(folder, size):
         )
 
 
+def update_primary(path, cards):
+    """Set keywords in the first header of a finished file, in place and with a new checksum.
+
+    Parameters
+    ----------
+    path : Path
+        A file that `FitsStream` wrote: its first HDU has no data.
+    cards : callable
+        Called with the `astropy.io.fits.Header`, which it may change.
+
+    Raises
+    ------
+    WorkError
+        The header has no room for more cards, or the file cannot be written. Nothing was changed.
+    """
+    from astropy.io import fits
+
+    path = Path(path)
+    try:
+        with path.open("r+b") as file:
+            header = fits.Header.fromfile(file)
+            room = file.tell()
+            while header.cards and not header.cards[-1].keyword:
+                del header[-1]
+            cards(header)
+            block = _checked_header(header, 0, room)
+            if len(block) > room:
+                raise WorkError(
+                    f"the header of {path} needs {len(block)} bytes and has {room}; nothing was changed; "
+                    "write the file anew"
+                )
+            os.pwrite(file.fileno(), block, 0)
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise WorkError(
+            f"cannot change the header of {path}: {error.strerror or error}; check that you may write to it, "
+            "and run again"
+        ) from error
+
+
 def sync_folder(folder):
     """Force the names in a folder to the disk, so that a rename survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -222,8 +266,17 @@ def _with_checksum_cards(header):
     return header
 
 
-def _checked_header(header, datasum):
-    """Bytes of the header whose CHECKSUM makes the sum over the whole HDU all ones."""
+def _header_size(cards):
+    """Bytes of a header of so many cards and END."""
+    return -(-(cards + 1) * _CARD // BLOCK) * BLOCK
+
+
+def _checked_header(header, datasum, size):
+    """Bytes of the header, filled up to a size, whose CHECKSUM makes the sum over the whole HDU all ones."""
+    if _header_size(len(header)) < size:
+        header = header.copy()
+        for _ in range(size // _CARD - 1 - len(header)):
+            header.append(bottom=True)
     header["DATASUM"] = str(datasum)
     header["CHECKSUM"] = "0" * 16
     total = _fold(datasum + _sum_bytes(header.tostring().encode("ascii")))

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from musedeep.errors import InputError
+from musedeep.muse import FLUX_UNIT
 
 __all__ = ["WHITE", "Filter", "ImageSum", "MapMean", "collapse", "extension_header", "read_filters"]
 
@@ -243,17 +244,28 @@ def collapse(flux, variance, wavelengths, curve=WHITE):
     return total.image()
 
 
+# ESO's way to write the unit of a flux, in pixel tables and in products, and its square.
+_STANDARD_UNITS = {
+    FLUX_UNIT: (
+        "10**(-20)erg.s**(-1).cm**(-2).angstrom**(-1)",
+        "10**(-40)erg**2.s**(-2).cm**(-4).angstrom**(-2)",
+    )
+}
+
+
 def extension_header(name, wcs_header, unit, object_name, *, axes=3, has_variance=True):
-    """Keywords of an image extension in ESO's manner.
+    """Keywords of an image extension by the ESO Science Data Products Standard.
 
     Parameters
     ----------
     name : {"DATA", "STAT"} or str
         EXTNAME; DATA and STAT refer to one another.
     wcs_header : astropy.io.fits.Header
-        WCS cards of the cube (`VoxelGrid.to_header`), which may carry RADESYS and EQUINOX.
+        WCS cards of the cube (`VoxelGrid.to_header`), which may carry RADESYS, EQUINOX and errors of the
+        coordinates.
     unit : str
-        BUNIT of the data; a STAT extension gets its square. Empty for a number without unit.
+        BUNIT of the data; a STAT extension gets its square. Empty for a number without unit. The unit of
+        MUSE's pixel tables is written as the standard wants it.
     object_name : str
     axes : {2, 3}
         With 2, the cards of the wavelength axis are left out.
@@ -272,16 +284,12 @@ def extension_header(name, wcs_header, unit, object_name, *, axes=3, has_varianc
         header[key] = (value, comment)
     header["OBJECT"] = (_short(f"{object_name} ({name})"), "")
     if unit:
-        header["BUNIT"] = (variance_unit(unit) if name == "STAT" else unit, "unit of the values")
+        data, variance = _STANDARD_UNITS.get(unit, (unit, f"({unit})**2"))
+        header["BUNIT"] = (variance if name == "STAT" else data, "unit of the values")
     for card in wcs_header.cards:
         if axes == 3 or "3" not in card.keyword:
             header.append(card)
     return header
-
-
-def variance_unit(unit):
-    """Unit of the variance of values in a unit, as ESO writes it."""
-    return f"({unit})**2"
 
 
 def _short(text):
@@ -290,8 +298,8 @@ def _short(text):
 
 def _class_cards(name, has_variance):
     yield "HDUCLASS", "ESO", "class name (ESO format)"
-    yield "HDUDOC", "DICD", "document with the description of the class"
-    yield "HDUVERS", "DICD version 6", "version of that document"
+    yield "HDUDOC", "SDP", "document with the description of the class"
+    yield "HDUVERS", "SDP version 8", "version of that document"
     yield "HDUCLAS1", "IMAGE", "an image"
     if name == "STAT":
         yield "HDUCLAS2", "ERROR", "the errors of the data"

@@ -203,6 +203,15 @@ class ProductSettings(_Section):
         Words(lambda: ("exposure_count", "exposure_time", "rejected_count", "weight")),
         "maps to add to the FITS cube as extensions",
     )
+    names: str = _setting(
+        "plain", Choice("plain", "origfile"), "file names: 'plain', or those of ESO's archive (MU_SCBD_...)"
+    )
+    publication: str = _setting(
+        "", Text("a bibcode or 'doi:...'"), "bibcode or DOI of the paper about the data (REFERENC)"
+    )
+    raw_suffix: bool = _setting(
+        False, Switch(), "keep the ending .fits of raw files in PROVi, as ESO's pipeline does"
+    )
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,8 @@ class StandInExposure:
 
     def __init__(self, header, number):
         self.header = header
-        self.date_obs, self.mjd_obs, self.exptime = header["DATE-OBS"], header["MJD-OBS"], header["EXPTIME"]
+        self.date_obs, self.exptime = header["DATE-OBS"], header["EXPTIME"]
+        self.mjd_obs = header.get("MJD-OBS", np.nan)
         self.tables = (SimpleNamespace(path=Path(f"PIXTABLE_REDUCED_{number:04d}.fits")),)
 
 

@@ -7,7 +7,7 @@ from astropy.io import fits
 from cubes import fitsverify, names_in
 
 from musedeep.errors import WorkError
-from musedeep.fitsstream import FitsStream, require_space
+from musedeep.fitsstream import FitsStream, require_space, update_primary
 
 
 def make_stream(path, shape=(7, 5, 3)):
@@ -122,3 +122,47 @@ def test_space_is_asked_for_beforehand(tmp_path):
 def test_planes_that_do_not_fit_are_refused(tmp_path):
     with make_stream(tmp_path / "a.fits") as stream, pytest.raises(ValueError, match="do not fit"):
         stream.write(1, 5, np.zeros((3, 5, 3), "f4"))
+
+
+def with_room(path, spare=100):
+    header = fits.Header()
+    header["EXTNAME"] = "DATA"
+    with FitsStream(
+        path, fits.Header([("OBJECT", "x"), ("A", 1)]), [(header, "f4", (2, 3))], spare
+    ) as stream:
+        stream.write(1, 0, np.arange(6.0).reshape(2, 3))
+        del stream.headers[0]["A"]  # a keyword less is allowed
+        stream.finish()
+        stream.publish()
+    return stream
+
+
+def test_spare_cards_are_there_for_later_keywords(tmp_path):
+    stream = with_room(tmp_path / "a.fits")
+    assert stream.path.stat().st_size == stream.size == 4 * 2880 + 2 * 2880
+
+    def add(header):
+        header["OBJECT"] = "other"
+        for number in range(90):
+            header[f"NEW{number}"] = number
+
+    update_primary(stream.path, add)
+    assert stream.path.stat().st_size == stream.size
+    with fits.open(stream.path, checksum=True) as hdus:
+        assert (hdus[0].header["NEW89"], hdus[0].header["OBJECT"]) == (89, "other")
+        assert "A" not in hdus[0].header
+        np.testing.assert_array_equal(hdus[1].data, [[0, 1, 2], [3, 4, 5]])
+    assert fitsverify(stream.path).strip() == f"verification OK: {stream.path}"
+
+
+def test_more_keywords_than_there_is_room_for_change_nothing(tmp_path):
+    path = with_room(tmp_path / "a.fits", spare=0).path
+    before = path.read_bytes()
+    with pytest.raises(WorkError, match=r"a\.fits needs \d+ bytes and has 2880; nothing was changed"):
+        update_primary(path, lambda header: header.update({f"NEW{n}": n for n in range(60)}))
+    assert path.read_bytes() == before
+
+
+def test_a_header_of_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(WorkError, match=r"cannot change the header of .*gone\.fits: No such file"):
+        update_primary(tmp_path / "gone.fits", lambda header: None)

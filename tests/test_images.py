@@ -2,6 +2,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from astropy import units
 from astropy.io import fits
 from astropy.table import Table
 from cubes import UNIT, make_arrays, make_grid
@@ -132,8 +133,14 @@ def test_extension_headers():
     wcs = make_grid().to_header()
     data = extension_header("DATA", wcs, UNIT, "UDF")
     stat = extension_header("STAT", wcs, UNIT, "UDF")
-    assert (data["BUNIT"], data["ERRDATA"], data["HDUCLAS2"]) == (UNIT, "STAT", "DATA")
-    assert (stat["BUNIT"], stat["SCIDATA"], stat["HDUCLAS3"]) == (f"({UNIT})**2", "DATA", "MSE")
+    assert (data["ERRDATA"], data["HDUCLAS2"], data["HDUDOC"]) == ("STAT", "DATA", "SDP")
+    assert (stat["SCIDATA"], stat["HDUCLAS3"]) == ("DATA", "MSE")
+    assert data["BUNIT"] == "10**(-20)erg.s**(-1).cm**(-2).angstrom**(-1)"
+    assert stat["BUNIT"] == "10**(-40)erg**2.s**(-2).cm**(-4).angstrom**(-2)"
+    assert units.Unit(data["BUNIT"], format="fits") == units.Unit(UNIT, format="fits")
+    assert units.Unit(stat["BUNIT"], format="fits") == units.Unit(UNIT, format="fits") ** 2
+    counts = extension_header("STAT", wcs, "count", "UDF")
+    assert counts["BUNIT"] == "(count)**2"
     assert data["OBJECT"] == "UDF (DATA)"
     assert data["CD3_3"] == 1.25 and data["CD1_3"] == 0 and data["CUNIT3"] == "Angstrom"
     flat = extension_header("DATA", wcs, "s", "UDF", axes=2, has_variance=False)

@@ -4,11 +4,15 @@ import pytest
 from astropy.io import fits
 from cubes import StandInExposure, exposure_header
 
-from musedeep.keywords import product_header, set_card
+from musedeep.keywords import coordinate_errors, missing_keywords, product_header, set_card
 
 
-def make_header(headers, settings=None, **changes):
-    exposures = [StandInExposure(header, number) for number, header in enumerate(headers, 1)]
+def exposures_of(headers):
+    return [StandInExposure(header, number) for number, header in enumerate(headers, 1)]
+
+
+def make_header(headers, settings=None, suffix=False, **changes):
+    exposures = exposures_of(headers)
     record = {"weight": 1.0, "ra_offset": 0.0, "dec_offset": 0.0, "flux_scale": 1.0, "in_offset_list": False}
     records = [record | changes for _ in headers]
     return product_header(
@@ -18,6 +22,9 @@ def make_header(headers, settings=None, **changes):
         position=(53.0, -27.0),
         settings=settings or {},
         version="0.1.0",
+        wavelength_nm=(475.0, 935.0),
+        reference="doi:10.1051/0004-6361/201730833",
+        suffix=suffix,
     )
 
 
@@ -64,7 +71,8 @@ def test_blocks_programmes_and_raw_files_are_listed():
     header = make_header(headers)
     assert [header["OBID1"], header["OBID2"]] == [200099, 200100] and "OBID3" not in header
     assert header["PROG_ID"] == "094.A-0289(B)" and "PROGID1" not in header
-    assert header["PROV4"] == headers[3]["ARCFILE"] and "PROV5" not in header
+    assert header["PROV4"] == headers[3]["ARCFILE"].removesuffix(".fits") and "PROV5" not in header
+    assert make_header(headers, suffix=True)["PROV4"] == headers[3]["ARCFILE"]
     headers[1]["ESO OBS PROG ID"] = "095.A-0010(A)"
     header = make_header(headers)
     assert [header[key] for key in ("PROG_ID", "PROGID1", "PROGID2")] == [
@@ -83,9 +91,94 @@ def test_raw_files_fall_back_to_other_keywords():
     third["HIERARCH ESO PRO REC1 RAW2 NAME"] = "raw2.fits"
     del fourth["ARCFILE"], fourth["ESO PRO REC1 RAW1 NAME"]
     header = make_header([first, second, third, fourth])
-    assert [header[f"PROV{n}"] for n in range(1, 6)] == [
-        "ancestor.fits", "original.fits", "raw.fits", "raw2.fits", "PIXTABLE_REDUCED_0004.fits",
-    ]  # fmt: skip
+    found = [header[f"PROV{n}"] for n in range(1, 6)]
+    assert found == ["ancestor", "original", "raw", "raw2", "PIXTABLE_REDUCED_0004"]
+
+
+def test_keywords_that_the_standard_wants():
+    headers = [exposure_header(number) for number in range(3)]
+    for header in headers:
+        header["HIERARCH ESO DRS MUSE PIXTABLE RVCORR"] = 12.5
+        header["HIERARCH ESO TEL IA FWHMLIN"] = 0.9
+        header["HIERARCH ESO TEL AIRM END"] = 1.2
+        header["HIERARCH ESO PRO REC1 PIPE ID"] = "muse/2.8.7"
+        header["HIERARCH ESO PRO REC2 PIPE ID"] = "muse/2.8.9"
+        header["FILTER"], header["LONGSTRN"] = "white", "OGIP"
+    header = make_header(headers)
+    wanted = {
+        "TIMESYS": "UTC",
+        "OBSTECH": "IFU",
+        "SPECSYS": "BARYCENT",
+        "PROCSOFT": "musedeep/0.1.0 (muse/2.8.9)",
+        "REFERENC": "doi:10.1051/0004-6361/201730833",
+        "WAVELMIN": 475.0,
+        "WAVELMAX": 935.0,
+    }
+    assert {key: header[key] for key in wanted} == wanted
+    assert header["SPEC_RES"] == pytest.approx(3026.7, abs=0.1)
+    assert 0.7 < header["SKY_RES"] < 0.8 and "(measured)" in header.comments["SKY_RES"]
+    assert header["SKY_RERR"] == 0.495547 and "(default)" in header.comments["SKY_RERR"]
+    assert not {"FILTER", "LONGSTRN", "STREHL"} & set(header)
+
+
+def test_the_strehl_ratio_of_the_narrow_field():
+    headers = [exposure_header(number) for number in range(2)]
+    for header in headers:
+        header["ESO INS MODE"] = "NFM-AO-N"
+        header["HIERARCH ESO DRS MUSE RTC STREHL"] = 32.0
+        header["HIERARCH ESO DRS MUSE RTC STREHERR"] = 2.0
+    header = make_header(headers)
+    assert header["STREHL"] == pytest.approx(0.32) and header["SKY_RES"] < 0.2
+
+
+@pytest.mark.parametrize(
+    "value, frame", [(None, "BARYCENT"), ("bary", "BARYCENT"), ("helio", "HELIOCEN"), ("none", "TOPOCENT")]
+)
+def test_the_frame_of_the_wavelengths_is_that_of_the_recipe(value, frame):
+    header = exposure_header(0)
+    header["HIERARCH ESO DRS MUSE PIXTABLE RVCORR"] = 12.5
+    if value:
+        header["HIERARCH ESO PRO REC2 PARAM7 NAME"] = "rvcorr"
+        header["HIERARCH ESO PRO REC2 PARAM7 VALUE"] = value
+    assert make_header([header])["SPECSYS"] == frame
+    assert make_header([exposure_header(0)])["SPECSYS"] == "TOPOCENT"
+    if frame != "TOPOCENT":
+        assert make_header([header, exposure_header(1)])["SPECSYS"] == "TOPOCENT"
+
+
+def test_a_poor_header_gives_warnings_and_a_product():
+    poor = exposure_header(1)
+    for key in (
+        "ORIGIN", "TELESCOP", "INSTRUME", "RADECSYS", "EQUINOX", "MJD-OBS", "ARCFILE", "ESO OBS ID",
+        "ESO OBS PROG ID", "ESO PRO REC1 RAW1 NAME", "ESO INS MODE", "ESO DRS MUSE PIXTABLE FLUXCAL",
+    ):  # fmt: skip
+        del poor[key]
+    exposures = exposures_of([poor])
+    header = make_header([poor])
+    assert header["MJD-OBS"] == pytest.approx(56880.0430955, abs=1e-6), "of DATE-OBS"
+    assert (header["ORIGIN"], header["TELESCOP"], header["INSTRUME"]) == ("ESO-PARANAL", "ESO-VLT-U4", "MUSE")
+    assert (header["RADESYS"], header["EQUINOX"], header["FLUXCAL"]) == ("FK5", 2000.0, "UNCALIBRATED")
+    assert not {"PROG_ID", "OBID1"} & set(header) and header["PROV1"] == "PIXTABLE_REDUCED_0001"
+    notes = missing_keywords(exposures)
+    for key in ("ESO OBS ID", "ESO OBS PROG ID", "ARCFILE", "MJD-OBS", "RADESYS", "TELESCOP", "FWHMLIN"):
+        assert any(key in note for note in notes), key
+    assert "1 of 1 exposures, the first 2014-08-11T01:02:03.456" in notes[0]
+
+
+def test_what_is_missing_in_some_exposures_is_counted():
+    headers = [exposure_header(number) for number in range(3)]
+    headers[2]["ESO OBS ID"] = "none"
+    (note,) = [note for note in missing_keywords(exposures_of(headers)) if "OBS ID" in note]
+    assert note.startswith("ESO OBS ID is missing in 1 of 3 exposures, the first 2014-08-12")
+
+
+def test_errors_of_coordinates_are_the_scatter_of_the_pointings():
+    record = {"in_offset_list": True, "dec_offset": 0.0}
+    records = [record | {"ra_offset": value} for value in (0.0, 2e-4, 4e-4)]
+    found = {key: value for key, value, _ in coordinate_errors(records, 60.0)}
+    assert found["CSYER1"] == pytest.approx(1e-4)
+    assert found["CSYER2"] == pytest.approx(1 / 3600)
+    assert found["CRDER3"] == 0.026
 
 
 def test_flux_is_absolute_only_if_it_is_in_all():

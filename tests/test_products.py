@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+from astropy import units
 from astropy.io import fits
 from astropy.wcs import WCS
 from cubes import UNIT, fitsverify, make_arrays, make_field, make_grid, names_in
@@ -15,7 +16,7 @@ from musedeep.grid import VoxelGrid
 from musedeep.products import write_products
 from musedeep.store import CubeStore, Ledger
 
-NAMES = ["DATACUBE_DEEP", "IMAGE_FOV_DEEP", "EXPOSURE_MAP", "EXPOSURE_COUNT", "REJECTED_MAP"]
+NAMES = ["DATACUBE_DEEP", "IMAGE_FOV_DEEP", "EXPOSURE_MAP", "EXPOSURE_COUNT", "REJECTED_MAP", "DEPTH_MAP"]
 EXTENSIONS = ("exposure_count", "exposure_time", "rejected_count", "weight")
 
 
@@ -47,7 +48,8 @@ def test_cube_holds_data_and_variance(written):
             np.testing.assert_array_equal(hdus[name].data, arrays[variable])
         for name, variable in (("EXPCOUNT", "exposure_count"), ("REJECTED", "rejected_count")):
             np.testing.assert_array_equal(hdus[name].data, arrays[variable])
-        assert (hdus["DATA"].header["BUNIT"], hdus["STAT"].header["BUNIT"]) == (UNIT, f"({UNIT})**2")
+        flux, square = (units.Unit(hdus[name].header["BUNIT"], format="fits") for name in ("DATA", "STAT"))
+        assert flux == units.Unit(UNIT, format="fits") and square == flux**2
         assert hdus["EXPTIME"].header["BUNIT"] == "s" and "BUNIT" not in hdus[0].header
         assert hdus[0].header["ESO PRO CATG"] == "DATACUBE_DEEP"
         assert VoxelGrid.from_header(hdus["STAT"].header) == grid
