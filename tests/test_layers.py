@@ -20,8 +20,8 @@ LEVELS = [
     {"errors", "kernels", "kinds", "muse", "options", "progress", "settings"},
     {
         "accessor", "arena", "block", "depth", "exposures", "field", "fitsstream", "grid", "images",
-        "keywords", "layout", "lock", "masks", "names", "offsets", "pixtable", "reads", "recipe",
-        "resolution", "shards", "simulate", "sky", "store", "weights",
+        "keywords", "layout", "lineage", "lock", "masks", "names", "offsets", "pixtable", "reads",
+        "recipe", "resolution", "shards", "simulate", "sky", "store", "weights", "witness",
     },
     {"execute", "plan"},
     {"align", "combine", "ingest", "products", "qc", "reduce", "select"},
