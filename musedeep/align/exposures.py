@@ -31,6 +31,8 @@ _FEWEST = 3
 _UNBLENDED = 0.35
 _WARN_SCALE = 2.0
 _NEAR_ARCSEC = 3.0
+# How often what the sources do not place is placed by its image, and then by sources once more.
+_PLACINGS = 3
 
 
 @dataclass(frozen=True)
@@ -243,14 +245,28 @@ def _measured(images, sources, settings, preset, reason):
     if joint.solved.any() and _largest(joint) > _NEAR_ARCSEC:
         # Once more from what is nearly right: shifts of half an arcmin turn the direction of north a little.
         joint = align_sources(members, settings, _relative_to(members, joint.offsets, _first(joint, extra)))
-    offsets, solved = joint.offsets, joint.solved[:count]
+    offsets, methods = joint.offsets, ["sources" if good else "header" for good in joint.solved[:count]]
     errors, scale_errors = joint.shift_errors[:count].copy(), joint.scale_errors[:count].copy()
-    methods = ["sources" if good else "header" for good in solved]
-    if preset == "extended" or not solved.all():
-        offsets, methods = _by_images(
-            images, offsets[:count], solved, methods, errors, scale_errors, settings, preset
+    for _ in range(_PLACINGS):
+        if preset != "extended" and joint.solved[:count].all():
+            break
+        placed, methods = _by_images(
+            images, offsets[:count], joint.solved[:count], methods, errors, scale_errors, settings, preset
         )
-        offsets = [*offsets, *joint.offsets[count:]]
+        offsets = [*placed, *joint.offsets[count:]]
+        if preset == "extended":
+            break
+        # The images told where to look; the sources tell it better.
+        again = align_sources(members, settings, offsets, search=False)
+        sure = again.solved & np.array([*(how != "header" for how in methods), *again.solved[count:]])
+        again = dataclasses.replace(again, solved=sure)
+        if sure.sum() <= joint.solved.sum():
+            break
+        joint = again
+        offsets = [new if good else old for new, old, good in zip(joint.offsets, offsets, sure, strict=True)]
+        methods = ["sources" if now else how for now, how in zip(joint.solved, methods, strict=False)]
+        errors = np.where(joint.solved[:count, None], joint.shift_errors[:count], errors)
+        scale_errors = np.where(joint.solved[:count], joint.scale_errors[:count], scale_errors)
     offsets = _relative_to(members, offsets, _pinned(joint, methods, extra, count))
     offsets = _scaled(offsets, joint, methods, extra)
     return Result(
@@ -384,9 +400,9 @@ def _judged(result, settings):
         elif settings.fit_scale and off > settings.scale_limit:
             set_aside.append(image.date_obs)
             notes.append(
-                f"exposure {image.date_obs}: its fluxes are {factor:.3g} times those of the others; set it "
+                f"exposure {image.date_obs}: its fluxes are {factor:.2g} times those of the others; set it "
                 f"aside (select = 'without={image.date_obs}') or calibrate it anew"
             )
         elif settings.fit_scale and off > _WARN_SCALE:
-            notes.append(f"exposure {image.date_obs}: its fluxes are {factor:.3g} times those of the others")
+            notes.append(f"exposure {image.date_obs}: its fluxes are {factor:.2g} times those of the others")
     return set_aside, notes

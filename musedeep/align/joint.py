@@ -1,11 +1,12 @@
 """From source lists to offsets: votes, matches and the joint fit, repeated until nothing moves."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 
 import numpy as np
 
-from musedeep.align.matching import Catalogue, first_offsets, match_all, pairs_to_compare, vote
+from musedeep.align.matching import Catalogue, first_offsets, match_all, merged, pairs_to_compare, vote
 from musedeep.align.solution import Solution, solve_positions, solve_scales
 from musedeep.offsets import Offset
 from musedeep.sky import middle_of, sky_frame, sky_vectors
@@ -18,6 +19,10 @@ _STILL = 2e-5
 _ROUNDS = 8
 # Fewer sources than this do not tell where an exposure lies, unless nothing else could be meant.
 _FEWEST_SURE = 3
+# With more groups than this, exposures have next to nothing in common.
+_MOST_GROUPS = 30
+# Only the brightest sources of an exposure vote: more would add noise and time.
+_VOTERS = 100
 # Votes count that chance would cast less than once in a hundred pairs of exposures.
 _SURE_VOTE = 2.0
 
@@ -132,7 +137,7 @@ def moved(member, offset, shift, rotation=0.0, scale=1.0):
     )
 
 
-def align_sources(members, settings, start=None):
+def align_sources(members, settings, start=None, *, search=True):
     """Offsets of all members from their sources.
 
     Parameters
@@ -141,6 +146,8 @@ def align_sources(members, settings, start=None):
     settings : AlignSettings
     start : list of Offset, optional
         Where to search; those of the headers by default.
+    search : bool, optional
+        Let pairs vote for their shifts first; without it the start must be good to half an arcsec.
 
     Returns
     -------
@@ -148,12 +155,14 @@ def align_sources(members, settings, start=None):
     """
     frame = common_frame(members)
     start = list(start) if start else [Offset()] * len(members)
-    offsets, connected = _searched(members, start, frame, settings)
+    offsets, connected = _searched(members, start, frame, settings) if search else (start, None)
     # The votes are good to a tenth of an arcsec: wider matches would take strangers for the same source.
     for radius in (settings.rsearch[-1], 0.5 * settings.rsearch[-1]):
         offsets, catalogue, solution = _passed(members, offsets, frame, radius, settings)
     offsets, scale_errors = _scaled(members, offsets, catalogue, solution, settings)
-    solved = _solved(members, catalogue, solution, connected)
+    if connected is None:
+        connected = _linked(len(members), catalogue, solution)
+    solved = _solved(members, solution, connected)
     errors = solution.errors
     turned = settings.fit_rotation
     return Joint(
@@ -174,13 +183,31 @@ def _searched(members, start, frame, settings):
     centers = np.array([member.center(frame, offset) for member, offset in pairs])
     votes = []
     for n, m in pairs_to_compare(places, centers, settings.rsearch[0]):
-        result = vote(n, m, places[n], places[m], settings.rsearch, settings.nbins)
+        result = vote(n, m, places[n][:_VOTERS], places[m][:_VOTERS], settings.rsearch, settings.nbins)
         if result is not None and result.score > _SURE_VOTE:
             votes.append(result)
     shifts, groups = first_offsets(len(members), votes)
+    between = _votes_of_groups(places, shifts, groups, settings)
+    if between:
+        shifts, groups = first_offsets(len(members), votes + between)
     largest = np.bincount(groups).argmax()
     offsets = [moved(*pair, shift) for pair, shift in zip(pairs, shifts, strict=True)]
     return offsets, (groups == largest) & (np.bincount(groups)[groups] > 1)
+
+
+def _votes_of_groups(places, shifts, groups, settings):
+    """Votes between groups of exposures, the sources of a group taken together: they see more of a seam."""
+    numbers = [n for n in np.unique(groups) if any(len(places[m]) for m in np.flatnonzero(groups == n))]
+    if not 1 < len(numbers) <= _MOST_GROUPS or len(numbers) == len(places):
+        return []
+    lists = {n: merged([places[m] - shifts[m] for m in np.flatnonzero(groups == n)]) for n in numbers}
+    votes = []
+    for first, second in combinations(numbers, 2):
+        result = vote(first, second, lists[first], lists[second], settings.rsearch, settings.nbins)
+        if result is not None and result.score > _SURE_VOTE:
+            n, m = (int(np.flatnonzero(groups == number)[0]) for number in (first, second))
+            votes.append(replace(result, first=n, second=m, shift=result.shift + shifts[n] - shifts[m]))
+    return votes
 
 
 def _passed(members, offsets, frame, radius, settings):
@@ -249,6 +276,8 @@ def _scaled(members, offsets, catalogue, solution, settings):
         catalogue.exposure[good], source, np.log(flux[good]), error[good] / flux[good], len(members)
     )
     known = result.counts > 0
+    if not known.any():
+        return offsets, unknown
     middle = np.median(result.values[known, 0])
     scales = np.where(known, np.exp(middle - result.values[:, 0]), 1.0)
     return [
@@ -257,7 +286,20 @@ def _scaled(members, offsets, catalogue, solution, settings):
     ], result.errors[:, 0]
 
 
-def _solved(members, catalogue, solution, connected):
+def _linked(count, catalogue, solution):
+    """Which exposures hang together by the matches that count, in the largest such group."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    trusted = solution.weights > 0.1
+    ends = catalogue.exposure[trusted], count + catalogue.source[trusted]
+    size = count + len(catalogue.position)
+    graph = coo_matrix((np.ones(len(ends[0])), ends), (size, size))
+    groups = connected_components(graph, directed=False)[1][:count]
+    return groups == np.bincount(groups).argmax()
+
+
+def _solved(members, solution, connected):
     """Enough matches that count, or, of a list so short that there are no more, all."""
     few = np.minimum(_FEWEST_SURE, np.maximum([len(member.x) for member in members], 1))
     # a rotation, too, takes more than one source

@@ -9,17 +9,20 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import gammainc
+from scipy.stats import binom
 
-__all__ = ["Catalogue", "Vote", "first_offsets", "match_all", "pairs_to_compare", "vote"]
+__all__ = ["Catalogue", "Vote", "first_offsets", "match_all", "merged", "pairs_to_compare", "vote"]
 
 # Up to this many exposures every pair is compared; beyond, each with this many others.
 _ALL_PAIRS = 16
 _PARTNERS = 8
-# Only the brightest sources vote: more would add noise and time.
-_VOTERS = 100
 _REFINE_ROUNDS = 4
 # Differences this close to each other, in arcsec, agree.
 _AGREE = 0.25
+# Headers are rarely off by more, arcsec.
+_USUAL = 2.0
+# Share of the sources of one exposure that another one, of another depth and seeing, finds again at least.
+_REPEATED = 0.5
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Vote:
     count : int
         Pairs of sources that agree on it.
     score : float
-        How sure it is: minus the decimal logarithm of how many such agreements chance would make.
+        How sure it is: minus the decimal logarithm of how many such agreements chance would make, less
+        what speaks against it where sources should agree and do not.
     """
 
     first: int
@@ -126,7 +130,8 @@ def vote(first, second, places, others, radii, bins):
     Vote or None
         The surest one; None where no pair of sources lies within reach.
     """
-    differences = (places[:_VOTERS, None] - others[None, :_VOTERS]).reshape(-1, 2)
+    hulls = _hull(places), _hull(others)
+    differences = (places[:, None] - others[None]).reshape(-1, 2)
     size = np.hypot(*differences.T)
     best = None
     for reach in radii:
@@ -138,10 +143,35 @@ def vote(first, second, places, others, radii, bins):
         cells = (reach / _AGREE) ** 2
         # how many places would have as many pairs by chance
         chance = cells * gammainc(count, len(near) / cells)
-        score = -math.log10(max(chance, 1e-300))
+        expected = min(_inside(places - shift, hulls[1]), _inside(others + shift, hulls[0]))
+        score = -math.log10(max(chance, 1e-300)) + _completeness(count, expected)
+        # headers that are off by much are rare
+        score -= math.log10(max(reach / _USUAL, 1.0))
         if best is None or score > best.score:
             best = Vote(first, second, shift, count, score)
     return best
+
+
+def _hull(places):
+    """Half planes (n, 3) that all places lie in; None where places are too few, or on a line."""
+    from scipy.spatial import ConvexHull, QhullError
+
+    try:
+        return ConvexHull(places).equations if len(places) > 3 else None
+    except QhullError:
+        return None
+
+
+def _inside(places, hull):
+    """Number of places within a hull."""
+    if hull is None:
+        return 0
+    return int((places @ hull[:, :2].T + hull[:, 2] < _AGREE).all(axis=1).sum())
+
+
+def _completeness(count, expected):
+    """Decimal logarithm of how often so few, or fewer, of the sources agree where both exposures look."""
+    return float(max(binom.logcdf(min(count, expected), expected, _REPEATED), -700)) / math.log(10)
 
 
 def _densest(differences, reach, bins):
@@ -166,6 +196,27 @@ def _refined(differences, shift, width):
         shift = np.median(near[np.hypot(*(near - shift).T) < radius], axis=0)
         radius = max(0.7 * radius, min(_AGREE, 0.3 * width))
     return shift
+
+
+def merged(lists):
+    """One list of the sources of several exposures, each source once, those of the first exposure first.
+
+    Parameters
+    ----------
+    lists : list of ndarray, shape (n, 2), arcsec
+
+    Returns
+    -------
+    ndarray, shape (m, 2)
+    """
+    from scipy.spatial import cKDTree
+
+    known = lists[0]
+    for places in lists[1:]:
+        if len(known) and len(places):
+            places = places[cKDTree(known).query(places)[0] > _AGREE]
+        known = np.concatenate([known, places])
+    return known
 
 
 def first_offsets(count, votes):

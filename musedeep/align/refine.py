@@ -56,8 +56,13 @@ def place_by_correlation(images, offsets, placed, frame, reach):
     stack = Stack(canvas)
     for n in np.flatnonzero(placed):
         stack.add(images[n], offsets[n])
-    waiting = [n for n in np.argsort(-data, kind="stable") if not placed[n] and data[n]]
-    for n in waiting:
+    left = np.flatnonzero(~placed & (data > 0))
+    waiting = {int(n): np.isfinite(canvas.draw(images[n], offsets[n])) for n in left}
+    while waiting:
+        # first the one that shares most with what is placed already: there is least to go wrong
+        covered = stack.count > 0
+        n = max(waiting, key=lambda n: int((waiting[n] & covered).sum()))
+        del waiting[n]
         image = canvas.draw(images[n], offsets[n])
         found = correlate(image, stack.mean(), reach / canvas.step_arcsec)
         if found is None or found[1] < _SIGNIFICANT:

@@ -7,11 +7,14 @@ import numpy as np
 
 __all__ = ["Solution", "solve_positions", "solve_scales"]
 
-_ROUNDS = 25
+_ROUNDS = 30
+# First rounds in which large residuals count as they are and not as their squares: the start must lie right.
+_GENTLE = 6
 # Rounds in which the noise is measured; later ones let the trust in the matches settle.
-_SETTLING = 8
+_SETTLING = 14
 # Residuals beyond this many standard deviations count nothing (Tukey's biweight: 95 % efficient).
 _TUKEY = 4.685
+_HUBER = 1.345
 # Rotations are solved for as the way of a point at this distance in arcsec, so that all unknowns are alike.
 _ARM = 10.0
 # The median of the squares of two normal numbers' sum, and of one.
@@ -107,10 +110,12 @@ def solve_scales(exposure, source, magnitude, error, count, floor=0.003):
         One parameter: the logarithm of the factor by which an exposure is too bright.
     """
     entries = [(np.arange(len(exposure)), exposure, np.ones(len(exposure)))]
-    return _solve(exposure, source, magnitude[:, None], np.hypot(error, floor), entries, count, 1)
+    # errors of fluxes are largely those of neighbours, which exposures of one pointing have in common
+    error = np.hypot(error, floor)
+    return _solve(exposure, source, magnitude[:, None], error, entries, count, 1, least_factor=1.0)
 
 
-def _solve(exposure, source, values, error, entries, count, parameters):
+def _solve(exposure, source, values, error, entries, count, parameters, least_factor=0.0):
     """Robust fit; the design has a row for each match, or one for each coordinate of each match."""
     from scipy.sparse import coo_matrix
 
@@ -126,19 +131,29 @@ def _solve(exposure, source, values, error, entries, count, parameters):
         normal, solution, residuals = _least_squares(design, right, source, trust / variance)
         residuals = residuals.reshape(dimensions, n).T if coupled else residuals
         chi2 = (residuals**2).sum(axis=1) / variance
-        before, trust = trust, np.clip(1 - chi2 / dimensions / _TUKEY**2, 0, None) ** 2
+        before, trust = trust, _trust(chi2 / dimensions, gentle=turn < _GENTLE)
         if turn < _SETTLING:
-            factor = _noise_factor(residuals, error, exposure, source, trust)
+            factor = max(_noise_factor(residuals, error, exposure, source, trust), least_factor)
             jitter = _jitter(residuals, factor * error, source, dimensions)
         elif np.abs(trust - before).max(initial=0.0) < 1e-3:
             break
-    counts = np.bincount(exposure[trust > 0.1], minlength=count)
+    trusted = trust > 0.1
+    # what no other exposure confirms tells nothing
+    trusted &= np.bincount(source[trusted], minlength=source.max() + 1)[source] > 1
+    counts = np.bincount(exposure[trusted], minlength=count)
     found = solution.reshape(count, -1)
     # The sources do not tell what all exposures have in common; a rotation does not go without shifts.
     common = found[counts > 0].mean(axis=0) if counts.any() else np.zeros(found.shape[1])
     common[2:] = 0
     found = (found - common) * (counts > 0)[:, None]
     return Solution(found, _errors(normal, counts, count, parameters), residuals, trust, factor, counts)
+
+
+def _trust(chi2, gentle):
+    """Huber's weights, which forget no residual, or Tukey's, which forget large ones."""
+    if gentle:
+        return _HUBER / np.sqrt(np.maximum(chi2, _HUBER**2))
+    return np.clip(1 - chi2 / _TUKEY**2, 0, None) ** 2
 
 
 def _least_squares(design, right, source, weight):
@@ -160,7 +175,8 @@ def _least_squares(design, right, source, weight):
         shared = membership.T @ weighted
         normal = normal + (part.T @ weighted - shared.T @ diags(1 / totals) @ shared).toarray()
         gradient = gradient + weighted.T @ centred(right[start : start + n])
-    ridge = 1e-7 * np.maximum(np.diag(normal), np.diag(normal).max() * 1e-9 + 1e-300)
+    # what nothing holds must not float away on rounding errors
+    ridge = 1e-7 * np.maximum(np.diag(normal), np.diag(normal).max() * 1e-4 + 1e-300)
     solution = np.linalg.solve(normal + np.diag(ridge), gradient)
     left = right - design @ solution
     residuals = [centred(left[start : start + n]) for start in range(0, len(right), n)]

@@ -12,6 +12,8 @@ _BETA = 2.8
 _FWHM_PER_MAD = 1.4826
 _ROUNDS = 4
 _MOST_CANDIDATES = 2000
+# Peaks that are fitted, at most, for each one that is asked for.
+_FITTED = 2
 # Below this many standard deviations of the convolved image a peak is noise, whatever the threshold says.
 _LEAST_SIGNIFICANCE = 5.0
 # What the seeing is measured on, at most, and of those the sharper part: galaxies are wider than stars.
@@ -20,6 +22,8 @@ _SHARPER = 0.3
 # Radii, in units of the FWHM, of the aperture for fluxes and of the ring around it.
 _APERTURE = 2.5
 _ANNULUS = 4.0
+# Share of a neighbour's light that may be left where its model was taken off.
+_UNCLEAN = 0.03
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,7 @@ def find_sources(image, options):
         return _nothing(background, first, detected, threshold)
     fit = _Fit(data, _variance(image, background), peaks["x"], peaks["y"], options.fwhm)
     fit.run()
-    keep = fit.usable()
+    keep = fit.usable() & peaks["listed"]
     flux, flux_error = fit.aperture_fluxes()
     order = np.flatnonzero(keep)[np.argsort(-fit.flux[keep], kind="stable")]
     return Sources(
@@ -172,16 +176,22 @@ def _variance(image, background):
 
 
 def _peaks(data, good, background, options):
-    """Peaks above the threshold that suits srcmin and srcmax; it, and the numbers above the first and it."""
+    """Peaks above the threshold that suits srcmin and srcmax; it, and the numbers above the first and it.
+
+    Those that are not `listed`, too near to bad pixels or too many, are fitted for their neighbours' sake.
+    """
     found = _daofind(data, background, options)
     start = options.threshold if options.threshold > 0 else -options.threshold * background.mad
     threshold = _walk(found["height"], start, options)
     above = found["height"] >= threshold
     detected = int(above.sum())
     clear = above & _far_from_bad(found["x"], found["y"], good, options.bpixdistance)
-    order = np.flatnonzero(clear)[np.argsort(-found["height"][clear], kind="stable")][: options.srcmax]
+    order = np.flatnonzero(above)[np.argsort(-found["height"][above], kind="stable")]
+    order = order[: _FITTED * options.srcmax]
     first = int((found["height"] >= start).sum())
-    return {name: values[order] for name, values in found.items()}, threshold, first, detected
+    peaks = {name: values[order] for name, values in found.items()}
+    listed = clear[order] & (np.cumsum(clear[order]) <= options.srcmax)
+    return peaks | {"listed": listed}, threshold, first, detected
 
 
 def _walk(heights, start, options):
@@ -312,15 +322,18 @@ class _Fit:
         """Flux within a wide aperture, completed by the profile; and its standard error.
 
         The fitted flux follows the core, and takes the wings from a profile that suits one seeing better than
-        another; here the profile answers for a few percent of the flux only.
+        another; here the profile answers for a few percent of the flux only. The error holds a share of the
+        light of neighbours that was taken off, and what the aperture has more, or less, of than is usual in
+        the image: the light of what was not found.
         """
         radius, outer = _APERTURE * self.fwhm, _ANNULUS * self.fwhm
         half = math.ceil(outer)
-        rest = self.data - self._scene()
+        scene = self._scene()
+        rest = self.data - scene
         ny, nx = rest.shape
         core2 = (self.fwhm / 2) ** 2 / (2 ** (1 / _BETA) - 1)
         enclosed = 1 - (1 + radius**2 / core2) ** (1 - _BETA)
-        flux, error = np.empty_like(self.flux), np.empty_like(self.flux)
+        flux, error, others = (np.empty_like(self.flux) for _ in range(3))
         for n, (x, y) in enumerate(zip(self.x, self.y, strict=True)):
             rows = np.arange(max(round(y) - half, 0), min(round(y) + half + 1, ny))
             columns = np.arange(max(round(x) - half, 0), min(round(x) + half + 1, nx))
@@ -333,7 +346,19 @@ class _Fit:
             flux[n] = self.flux[n] + (part[inside].sum() - inside.sum() * level) / enclosed
             noise = variance[inside].sum() * (1 + inside.sum() / max(ring.sum(), 1))
             error[n] = math.hypot(math.sqrt(noise) / enclosed, self.flux_error[n])
-        return flux, error
+            modelled = scene[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1][away <= radius].sum()
+            others[n] = max(modelled - self.flux[n] * enclosed, 0)
+        excess = self._excess(flux / np.maximum(self.flux, 1e-30)) * np.abs(self.flux)
+        return flux, np.sqrt(error**2 + (_UNCLEAN * others) ** 2 + excess**2)
+
+    def _excess(self, ratio):
+        """By how much a ratio of aperture to profile differs from that of most, where it is unusual."""
+        known = np.isfinite(ratio) & self.usable()
+        if not known.any():
+            return np.zeros_like(ratio)
+        off = np.abs(ratio - np.median(ratio[known]))
+        usual = _FWHM_PER_MAD * np.median(off[known])
+        return np.where(off > 2 * usual, off, 0.0)
 
     def _patches(self):
         """Pixels around every source: coordinates (n, p), data without the other sources, weights."""

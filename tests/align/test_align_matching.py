@@ -1,6 +1,6 @@
 import numpy as np
 
-from musedeep.align.matching import first_offsets, match_all, pairs_to_compare, vote
+from musedeep.align.matching import first_offsets, match_all, merged, pairs_to_compare, vote
 
 
 def test_the_vote_finds_a_large_shift_among_many_strangers():
@@ -19,15 +19,35 @@ def test_three_stars_are_enough():
     assert result.count == 3
 
 
+def seam(rng, common):
+    """Two fields that share a strip 4 arcsec wide with a few sources, the first ones of both."""
+    places, others = rng.uniform(-30, 30, (40, 2)), rng.uniform(-30, 30, (40, 2)) + (56.0, 0.0)
+    places[:common, 0] = rng.uniform(26, 30, common)
+    others[:common] = places[:common] - (0.3, -0.5)
+    return places, others
+
+
 def test_few_pairs_are_believed_near_the_header_only():
     rng = np.random.default_rng(4)
-    places, others = rng.uniform(-30, 30, (40, 2)), rng.uniform(-30, 30, (40, 2))
-    others[:4] = places[:4] - (0.3, -0.5)
+    places, others = seam(rng, 5)
     result = vote(0, 1, places, others, (30.0, 4.0, 0.8), 60)
     np.testing.assert_allclose(result.shift, (0.3, -0.5), atol=1e-9)
     assert result.score > 2
-    others[:4] = rng.uniform(-30, 30, (4, 2))
+    others[:5, 1] = rng.uniform(-30, 30, 5)
     assert vote(0, 1, places, others, (30.0, 4.0, 0.8), 60).score < 2
+
+
+def test_what_should_be_seen_and_is_not_speaks_against_a_shift():
+    rng = np.random.default_rng(5)
+    places, others = rng.uniform(-30, 30, (2, 40, 2))
+    others[:5] = places[:5] - (0.3, -0.5)
+    # both exposures see all of the field, yet agree on five of forty sources only
+    assert vote(0, 1, places, others, (30.0, 4.0, 0.8), 60).score < 2
+
+
+def test_lists_are_merged_with_each_source_once():
+    found = merged([np.array([[0.0, 0.0], [5.0, 5.0]]), np.array([[5.1, 5.0], [9.0, 9.0]]), np.empty((0, 2))])
+    np.testing.assert_allclose(found, [[0.0, 0.0], [5.0, 5.0], [9.0, 9.0]])
 
 
 def test_nothing_within_reach_gives_no_vote():
