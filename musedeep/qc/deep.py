@@ -6,11 +6,14 @@ from functools import partial
 
 import numpy as np
 
+from musedeep.align.images import WhiteImage
+from musedeep.align.sources import find_sources
 from musedeep.execute import run_tasks
 from musedeep.images import ImageSum, MapMean
+from musedeep.settings import AlignSettings
 from musedeep.store import CubeStore
 
-__all__ = ["APERTURES", "BANDS", "Deep", "blank_sky", "measure_deep", "robust_scatter"]
+__all__ = ["APERTURES", "BANDS", "Deep", "blank_sky", "measure_deep", "robust_scatter", "white_image"]
 
 APERTURES = (1, 2, 3, 4, 5, 7, 9, 11, 15)
 """Sides of the square apertures, spaxels."""
@@ -27,6 +30,7 @@ _SOURCE_SIGMA = 3.0
 _AWAY_SPAXELS = 8.0
 _ENOUGH_BLANK = 0.2
 _LEAST_BLANK = 0.05
+_MOST_SPECTRA = 10
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,12 @@ class Deep:
         Measured noise of the flux in an aperture over the propagated one.
     median_count : ndarray, shape (nz,), float64
         Exposures of a voxel in each plane, median of blank sky.
+    x, y : ndarray, shape (n,), float64
+        Sources of the white image, brightest first; voxels, counted from 0.
+    fwhm : ndarray, shape (1 + BANDS,), float64, arcsec
+        Of the white image and of the bands; NaN without stars.
+    spectra, spectra_noise : ndarray, shape (nz, m), float64
+        Flux of the brightest sources that stand apart, within one FWHM, and its propagated error.
     """
 
     wavelength: np.ndarray
@@ -67,6 +77,11 @@ class Deep:
     noise: np.ndarray
     apertures: np.ndarray
     median_count: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    fwhm: np.ndarray
+    spectra: np.ndarray
+    spectra_noise: np.ndarray
 
     def save(self, path, key):
         """Write it as npz with the key of what it was made of."""
@@ -112,17 +127,19 @@ def measure_deep(field, path, key, *, client=None, progress=None):
     store = CubeStore(field.cube_path)
     images = _collapsed(store)
     blank = blank_sky(images["white"], images["count"])
-    np.save(path.with_name("blank.npy"), blank)
+    sources = _sources_of(images, store.grid)
+    masks = path.with_name("masks.npz")
+    np.savez_compressed(masks, blank=blank, labels=_labels(sources, images["white"]))
     planes, ny, nx = store.grid.shape
     step = int(max(1, min(_SLAB_PLANES, _SLAB_BYTES // (4 * ny * nx))))
     every = max(1, planes // _APERTURE_PLANES)
-    work = partial(_planes_of, cube_path=field.cube_path, blank_path=path.with_name("blank.npy"), every=every)
+    work = partial(_planes_of, cube_path=field.cube_path, masks=masks, every=every)
     found = [None] * len(range(0, planes, step))
     items = [(start, min(start + step, planes)) for start in range(0, planes, step)]
     workers = field.settings.run.workers or None
     for item, result in run_tasks(work, items, client=client, workers=workers, progress=progress):
         found[item[0] // step] = result
-    statistics, ratios, places = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    statistics, ratios, places, spectra = (np.concatenate(parts) for parts in zip(*found, strict=True))
     deep = Deep(
         wavelength=store.grid.wavelengths,
         blank=blank,
@@ -131,6 +148,11 @@ def measure_deep(field, path, key, *, client=None, progress=None):
         noise=statistics[:, 2],
         median_count=statistics[:, 3],
         apertures=_by_band(ratios, places, planes),
+        spectra=spectra[..., 0],
+        spectra_noise=np.sqrt(spectra[..., 1]),
+        x=sources["x"],
+        y=sources["y"],
+        fwhm=sources["fwhm"],
         **images,
     )
     deep.save(path, key)
@@ -238,10 +260,70 @@ def robust_scatter(values, lower=False):
     return 1.4826 * np.median(np.abs(values - middle))
 
 
-def _planes_of(item, *, cube_path, blank_path, every):
+def white_image(grid, flux, variance, corner=(0, 0), date_obs="", exptime=float("nan")):
+    """An image on the grid of the cube as the alignment takes it.
+
+    Parameters
+    ----------
+    grid : VoxelGrid
+    flux, variance : ndarray, shape (ny, nx), float32
+    corner : (int, int)
+        Row and column of the grid that the first ones are.
+    date_obs, exptime : str, float
+
+    Returns
+    -------
+    musedeep.align.images.WhiteImage
+    """
+    matrix = np.radians(np.array(grid.cd))
+    to_sky = np.eye(3)
+    to_sky[:2, :2] = matrix
+    to_sky[:2, 2] = -matrix @ (np.array(grid.crpix) - 1 - np.array(corner)[::-1])
+    ra, dec = grid.crval
+    return WhiteImage(date_obs, date_obs, 0.0, exptime, "white", flux, variance, ra, dec, to_sky)
+
+
+def _sources_of(images, grid):
+    """Sources of the white image, and the seeing there and in the bands."""
+    found = find_sources(white_image(grid, images["white"], images["white_variance"]), AlignSettings())
+    pairs = zip(images["bands"], images["bands_variance"], strict=True)
+    bands = [find_sources(white_image(grid, *pair), AlignSettings()).fwhm for pair in pairs]
+    fwhm = np.array([found.fwhm, *bands]) * np.sqrt(np.prod(grid.step_arcsec))
+    order = np.argsort(-found.flux)
+    return {"x": found.x[order], "y": found.y[order], "fwhm": fwhm, "pixels": found.fwhm}
+
+
+def _labels(sources, white):
+    """Spaxels of the brightest sources that stand apart, numbered from 1."""
+    labels = np.zeros(white.shape, np.int16)
+    radius = max(sources["pixels"], 2.0) if len(sources["x"]) else 2.0
+    rows, columns = np.indices(white.shape)
+    number = 0
+    for x, y in zip(sources["x"], sources["y"], strict=True):
+        near = np.hypot(columns - x, rows - y) <= radius
+        if number == _MOST_SPECTRA or labels[near].any() or not np.isfinite(white[near]).all():
+            continue
+        number += 1
+        labels[near] = number
+    return labels
+
+
+def _spectra(flux, variance, labels):
+    """Sums of flux and variance over each source; shape (planes, sources, 2)."""
+    result = np.full((len(flux), labels.max(), 2), np.nan)
+    for number in range(1, labels.max() + 1):
+        inside = labels == number
+        result[:, number - 1, 0] = flux[:, inside].sum(axis=1, dtype=np.float64)
+        result[:, number - 1, 1] = variance[:, inside].sum(axis=1, dtype=np.float64)
+    return result
+
+
+def _planes_of(item, *, cube_path, masks, every):
     """Level, scatter, noise and depth of blank sky in some planes, and the noise of apertures in a few."""
     start, stop = item
-    store, blank = CubeStore(cube_path), np.load(blank_path)
+    store = CubeStore(cube_path)
+    with np.load(masks) as stored:
+        blank, labels = stored["blank"], stored["labels"]
     flux, variance, count = (store.read(name, start, stop) for name in ("flux", "variance", "exposure_count"))
     statistics = np.full((stop - start, 4), np.nan)
     ratios, places = [], []
@@ -255,7 +337,8 @@ def _planes_of(item, *, cube_path, blank_path, every):
         if (start + n) % every == 0:
             ratios.append(_aperture_ratios(flux[n], variance[n], good))
             places.append(start + n)
-    return statistics, np.array(ratios).reshape(-1, len(APERTURES)), np.array(places, int)
+    ratios = np.array(ratios).reshape(-1, len(APERTURES))
+    return statistics, ratios, np.array(places, int), _spectra(flux, variance, labels)
 
 
 def _aperture_ratios(flux, variance, good):

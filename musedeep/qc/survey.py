@@ -6,9 +6,12 @@ from functools import partial
 
 import numpy as np
 
+from musedeep.align.sources import Background, Sources, find_sources
 from musedeep.execute import run_tasks
 from musedeep.grid import air_to_vacuum
 from musedeep.muse import DQ_BITS
+from musedeep.qc.deep import white_image
+from musedeep.settings import AlignSettings
 from musedeep.store import CubeStore, PartReader
 
 __all__ = ["EXPOSURE_BANDS", "Survey", "survey_exposures"]
@@ -46,6 +49,10 @@ class Survey:
         Wavelength on Earth of the first of `lines`, which lie 0.3125 Angstrom apart.
     rows : int
         Good rows.
+    fwhm : ndarray, shape (1 + EXPOSURE_BANDS,), float64, arcsec
+        Of the white image and of the bands; NaN without stars.
+    sources : musedeep.align.sources.Sources
+        Of the white image.
     """
 
     date_obs: str
@@ -61,6 +68,8 @@ class Survey:
     lines: np.ndarray
     first_line: float
     rows: int
+    fwhm: np.ndarray
+    sources: Sources
 
     @classmethod
     def load(cls, path, key=None):
@@ -69,7 +78,8 @@ class Survey:
             with np.load(path) as stored:
                 if key is not None and str(stored["key"]) != key:
                     return None
-                values = {item.name: stored[item.name] for item in fields(cls)}
+                values = {item.name: stored[item.name] for item in fields(cls) if item.name != "sources"}
+                values["sources"] = _sources_from(stored)
         except (OSError, KeyError, ValueError):
             return None
         plain = {name: values[name].item() for name in ("date_obs", "first_line", "rows")}
@@ -97,7 +107,7 @@ def survey_exposures(field, recipe, folder, key, *, client=None, progress=None):
         With a finished cube store.
     recipe : Recipe
     folder : Path
-        Where the surveys are kept, beside ``blank.npy``.
+        Where the surveys are kept, beside ``masks.npz``.
     key : str
         Of what the deep cube is made of.
     client : distributed.Client, optional
@@ -119,7 +129,7 @@ def survey_exposures(field, recipe, folder, key, *, client=None, progress=None):
         for exposure, path in zip(inputs, paths, strict=True)
         if Survey.load(path, key) is None
     ]
-    work = partial(_survey, cube_path=field.cube_path, blank_path=folder / "blank.npy", key=key)
+    work = partial(_survey, cube_path=field.cube_path, masks=folder / "masks.npz", key=key)
     workers = field.settings.run.workers or None
     for _ in run_tasks(
         work, items, client=client, workers=workers, progress=progress, describe=lambda i: i[1].stem
@@ -137,10 +147,11 @@ def radial_velocity(header):
     return 0.0
 
 
-def _survey(item, *, cube_path, blank_path, key):
+def _survey(item, *, cube_path, masks, key):
     """Survey one exposure and write what was found."""
     recipe, path, velocity = item
-    work = _Work(recipe, CubeStore(cube_path), np.load(blank_path), velocity)
+    with np.load(masks) as stored:
+        work = _Work(recipe, CubeStore(cube_path), stored["blank"], velocity)
     exposure = recipe.exposures[0]
     for name, facts in exposure.parts.items():
         reader = PartReader(recipe.store / exposure.name / name, facts, exposure.columns)
@@ -174,7 +185,7 @@ class _Work:
         beta = velocity / _LIGHT_KM_S
         earth = math.sqrt((1 - beta) / (1 + beta))
         self.fine = np.array([low * earth - 2.0, _FINE_ANGSTROM, earth])
-        self.planes, self.slices = np.zeros((nz, 5)), np.zeros((24 * 48, 4))
+        self.planes, self.slices = np.zeros((nz, 6)), np.zeros((24 * 48, 4))
         self.columns = np.zeros((128, 4))
         self.lines = np.zeros((math.ceil((high * earth + 2.0 - self.fine[0]) / _FINE_ANGSTROM), 3))
         self.rows = 0
@@ -246,7 +257,10 @@ class _Work:
         cuts = [count * n // EXPOSURE_BANDS for n in range(EXPOSURE_BANDS + 1)]
         white = _collapsed(self.images)
         bands = [_collapsed(self.images[a:b]) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
-        return {
+        images = [white_image(self.recipe.grid, *pair, self.corner) for pair in (white, *bands)]
+        found = [find_sources(image, AlignSettings()) for image in images]
+        return _sources_to(found[0]) | {
+            "fwhm": np.array([s.fwhm * images[0].step_arcsec for s in found]),
             "date_obs": self.exposure.date_obs,
             "corner": self.corner,
             "white": white[0],
@@ -261,6 +275,19 @@ class _Work:
             "first_line": self.fine[0],
             "rows": self.rows,
         }
+
+
+def _sources_to(sources):
+    """Sources as arrays under names of their own."""
+    values = {item.name: getattr(sources, item.name) for item in fields(Sources) if item.name != "background"}
+    values["background"] = np.array([getattr(sources.background, item.name) for item in fields(Background)])
+    return {f"source_{name}": value for name, value in values.items()}
+
+
+def _sources_from(stored):
+    values = {item.name: stored[f"source_{item.name}"] for item in fields(Sources)}
+    values |= {name: value.item() for name, value in values.items() if value.ndim == 0}
+    return Sources(**values | {"background": Background(*map(float, values["background"]))})
 
 
 def _groups(starts, stops, most):

@@ -19,6 +19,7 @@ FAULTS = {
     "quadrant": "flux that is added north-east of the pointing",
     "edge": "flux that is added in the three columns at either end of each slice",
     "sky": "share of the night sky's light that is left",
+    "lsf": "share of the night sky's light that is left in one slice and missing in another",
     "wavelength": "wavelengths are too large by so many Angstrom",
     "variance": "factor on the variances",
     "wiggle": "amplitude of the wiggles of the response below 5700 Angstrom",
@@ -110,8 +111,10 @@ def _response(fault, wavelength):
 
 def _added(fault, part, x, y, counts):
     """Flux that is added."""
-    if fault.kind == "sky":
-        return np.float32(fault.size) * counts.background / counts.electrons_per_unit
+    if fault.kind in ("sky", "lsf"):
+        number = part.slitlet.ifu * 48 + part.slitlet.number
+        sign = 1.0 if fault.kind == "sky" else math.cos(2.4 * number)
+        return np.float32(fault.size * sign) * counts.background / counts.electrons_per_unit
     if fault.kind == "ifu" and part.slitlet.ifu != fault.ifu:
         return np.float32(0)
     where = np.ones(counts.data.shape, np.float32)

@@ -258,7 +258,7 @@ class CountTables:
     def index(self, wavelength):
         """Index (int32 array) of wavelengths (float array, Angstrom) in the tables."""
         start, stop, step = _COUNT_TABLE
-        index = ((wavelength - np.float32(start)) * np.float32(1 / step)).astype(np.int32)
+        index = ((wavelength - np.float32(start)) * np.float32(1 / step) + np.float32(0.5)).astype(np.int32)
         return np.clip(index, 0, len(self.background) - 1, out=index)
 
 

@@ -1,0 +1,233 @@
+"""Do the diagnostics find what is planted, and nothing where nothing is?
+
+Usage: python benchmarks/diagnostics.py FOLDER [--seeds 20] [--first 1] [--case NAME ...]
+
+Every case simulates a small field twice for every seed, with faults and without, combines both and runs all
+diagnostics. The table has a line for each diagnostic: in how many seeds the planted fault was found and named
+rightly, in how many clean fields it gave an alarm, and the values. Other alarms of a faulty field are counted
+too: a fault may show in more than one way. Exits with 1 where a fault is found in fewer than 95 % of the
+seeds, or a clean field gives an alarm.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from harness import machine
+
+import musedeep as md
+from musedeep.qc.assess import gather
+from musedeep.qc.diagnose import diagnose
+from musedeep.qc.rejections import measure_rejections
+from musedeep.recipe import prepare
+from musedeep.simulate import Fault, Trail
+
+BASE = {
+    "field_arcsec": 14.0,
+    "stars": 5,
+    "galaxies": 1,
+    "star_flux": (5e3, 5e4),
+    "diffuse": 0.0,
+    "fov_images": False,
+    "pointing_error_arcsec": 0.2,
+    "seeing_fwhm": (0.6, 1.0),
+}
+BRIGHT = BASE | {"field_arcsec": 8.0, "stars": 4, "galaxies": 0, "star_flux": (2e4, 1e5)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A field, what is wrong with it, and which diagnostics shall name which exposures (None: any)."""
+
+    settings: dict
+    planted: dict
+    expected: dict
+    reject: str = "guarded"
+    clean: dict = field(default_factory=dict)
+
+
+CASES = {
+    "sixteen": Case(
+        BASE | {"wavelength": (6600.0, 6650.0)},
+        {
+            "exposures": 16,
+            "trails": (Trail(3, 35.0, 1.5, 60.0),),
+            "faults": (
+                Fault("shift", 0.5, 1),
+                Fault("flux", 1.5, 2),
+                Fault("saturation", 150.0, 4),
+                Fault("background", 8.0, 5),
+                Fault("quadrant", 8.0, 6),
+                Fault("ifu", 8.0, 7),
+                Fault("variance", 0.4, 8),
+                Fault("edge", 10.0, 9),
+            ),
+        },
+        {
+            "misalignment": {1},
+            "flux_scale": {2},
+            "trail": {3},
+            "saturation": {4},
+            "background_level": {5},
+            "background_quadrant": {6},
+            "background_ifu": {7},
+            "variance": {8},
+            "slice_edge": {9},
+        },
+        clean={"exposures": 8},
+    ),
+    "crater": Case(
+        BASE
+        | {"field_arcsec": 12.0, "star_flux": (3e4, 2e5), "wavelength": (6600.0, 6625.0), "exposures": 8},
+        {"faults": (Fault("shift", 0.8, 3),)},
+        {"crater": {3}},
+        reject="eso",
+    ),
+    "blur": Case(
+        BASE | {"wavelength": (6600.0, 6625.0), "exposures": 8, "seeing_fwhm": 0.7},
+        {
+            "faults": (
+                *(Fault("shift", 0.7, n) for n in (0, 2, 4, 6)),
+                *(Fault("quadrant", 15.0, n) for n in range(8)),
+            )
+        },
+        {"blur": None, "background_width": None},
+    ),
+    "sky": Case(
+        BASE | {"field_arcsec": 9.0, "stars": 3, "wavelength": (6285.0, 6380.0), "exposures": 6},
+        {"faults": (Fault("sky", 0.03, 1), Fault("wavelength", 0.4, 2))},
+        {"sky_level": {1}, "wavelength_shift": {2}},
+    ),
+    "lsf": Case(
+        BASE | {"field_arcsec": 9.0, "stars": 3, "wavelength": (6285.0, 6380.0), "exposures": 6},
+        {"faults": (Fault("lsf", 0.15),)},
+        {"sky_residual": None},
+    ),
+    "sodium": Case(
+        BRIGHT
+        | {
+            "wavelength": (5700.0, 5860.0),
+            "exposures": 6,
+            "mode": ("WFM-NOAO-N", "WFM-AO-N"),
+            "seeing_fwhm": 0.8,
+        },
+        {"faults": tuple(Fault("flux", 0.15, n) for n in (1, 3, 5))},
+        {"sodium_step": {1, 3, 5}},
+    ),
+    "telluric": Case(
+        BRIGHT | {"wavelength": (7530.0, 7780.0), "exposures": 4},
+        {"faults": (Fault("telluric", 0.12), Fault("background", -40.0))},
+        {"telluric": None, "over_subtraction": None},
+    ),
+    "wiggles": Case(
+        BRIGHT | {"wavelength": (4650.0, 5700.0), "exposures": 3, "mode": "WFM-AO-E"},
+        {"faults": (Fault("wiggle", 0.03),)},
+        {"wiggles": {0, 1, 2}},
+    ),
+}
+
+
+def diagnosed(folder, case, seed, planted):
+    """Simulate, combine and diagnose one field; findings by name with the numbers of the exposures."""
+    changes = case.planted if planted else case.clean
+    paths = md.simulate_exposures(folder / "sim", **(case.settings | {"seed": seed} | changes))
+    offsets = folder / "sim" / "OFFSET_LIST.fits"
+    options = {"memory": "1GB", "workers": 1, "offsets": str(offsets), "reject": case.reject}
+    made = md.Field.from_exposures(paths, folder / "field", overwrite=True, **options)
+    md.ingest_exposures(made)
+    md.combine_to_store(made)
+    evidence = gather(made)
+    rejections = measure_rejections(made, prepare(made, grid=evidence.grid), evidence.surveys)
+    found = diagnose(evidence, rejections)
+    shutil.rmtree(folder)
+    return {
+        f.name: {
+            "value": f.value,
+            "alarm": f.alarm,
+            "exposures": [evidence.dates.index(d) for d in f.exposures],
+        }
+        for f in found.findings
+    }
+
+
+def run(folder, cases, seeds):
+    """All cases and seeds; one line of JSON each, kept so that a run can be continued."""
+    record = folder / "diagnostics.jsonl"
+    done = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+    known = {(entry["case"], entry["seed"], entry["planted"]) for entry in done}
+    for seed in seeds:
+        for name in cases:
+            for planted in (True, False):
+                if (name, seed, planted) in known:
+                    continue
+                found = diagnosed(folder / f"{name}{seed}", CASES[name], seed, planted)
+                done.append({"case": name, "seed": seed, "planted": planted, "findings": found})
+                with record.open("a") as file:
+                    file.write(json.dumps(done[-1]) + "\n")
+    return [entry for entry in done if entry["case"] in cases and entry["seed"] in seeds]
+
+
+def table(entries, cases):
+    """Lines of the table, and whether everything is as it should be."""
+    lines = ["| diagnostic | case | found | named rightly | clean fields with alarm | planted | clean |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    good = True
+    for case in cases:
+        mine = [entry for entry in entries if entry["case"] == case]
+        for name, expected in CASES[case].expected.items():
+            planted = [entry["findings"][name] for entry in mine if entry["planted"]]
+            found = sum(entry["alarm"] for entry in planted)
+            right = sum(
+                entry["alarm"] and (expected is None or set(entry["exposures"]) == expected)
+                for entry in planted
+            )
+            everywhere = [entry["findings"][name] for entry in entries if not entry["planted"]]
+            alarms = sum(entry["alarm"] for entry in everywhere)
+            measured = sum(np.isfinite(entry["value"]) for entry in everywhere)
+            good &= right >= 0.95 * len(planted) and alarms == 0
+            lines.append(
+                f"| {name} | {case} | {found} of {len(planted)} | {right} | {alarms} of {measured} | "
+                f"{_range(planted)} | {_range(everywhere)} |"
+            )
+    return lines, good
+
+
+def _range(findings):
+    values = np.abs([entry["value"] for entry in findings if np.isfinite(entry["value"])])
+    return f"{values.min():.3g} to {values.max():.3g}" if len(values) else ""
+
+
+def main():
+    """Run the benchmark and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--first", type=int, default=1)
+    parser.add_argument("--case", nargs="*", choices=CASES, default=list(CASES))
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    began = time.process_time()
+    seeds = range(options.first, options.first + options.seeds)
+    entries = run(options.folder, options.case, seeds)
+    lines, good = table(entries, options.case)
+    print("\n".join(lines))
+    others = {}
+    for entry in entries:
+        for name, found in entry["findings"].items():
+            expected = CASES[entry["case"]].expected if entry["planted"] else {}
+            if found["alarm"] and name not in expected:
+                word = "planted" if entry["planted"] else "clean"
+                others.setdefault((word, entry["case"], name), []).append(entry["seed"])
+    for (word, case, name), where in sorted(others.items()):
+        print(f"other alarm, {word} {case}: {name} in {len(where)} fields")
+    print(f"\n{len(seeds)} seeds, {time.process_time() - began:.0f} s of CPU time; {machine()}")
+    sys.exit(not good)
+
+
+if __name__ == "__main__":
+    main()

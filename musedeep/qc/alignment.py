@@ -1,0 +1,115 @@
+"""Are the exposures where they belong? Recentring, blur, and craters around bright sources."""
+
+import math
+
+import numpy as np
+
+from musedeep.align.check import check_offsets
+from musedeep.offsets import Offset
+from musedeep.qc.evidence import Finding, finding
+from musedeep.settings import AlignSettings
+
+__all__ = ["find_blur", "find_craters", "find_misalignment"]
+
+# A crater is looked for around sources of this signal-to-noise ratio in their middle.
+_BRIGHT = 50.0
+_FEWEST = 3
+
+
+def find_misalignment(evidence):
+    """Each exposure against the others, by `musedeep.align.check.check_offsets`.
+
+    Parameters
+    ----------
+    evidence : Evidence
+
+    Returns
+    -------
+    finding : Finding
+    check : musedeep.align.check.Check or None
+        None with fewer than three exposures.
+    """
+    if len(evidence.surveys) < _FEWEST:
+        few = Finding(
+            "misalignment",
+            math.nan,
+            evidence.thresholds["misalignment"],
+            "arcsec",
+            False,
+            (),
+            "too few exposures",
+        )
+        return few, None
+    images = [evidence.image(survey) for survey in evidence.surveys]
+    sources = [survey.sources for survey in evidence.surveys]
+    check = check_offsets(images, sources, [Offset()] * len(images), AlignSettings())
+    size = np.hypot(*check.deviations.T)
+    values = dict(zip(evidence.dates, size.tolist(), strict=True))
+    with np.errstate(invalid="ignore"):
+        sure = dict(zip(evidence.dates, (size > 5 * check.errors).tolist(), strict=True))
+    note = "{exposures} lie off the others, by up to {value:.2f} arcsec: align again"
+    return finding(evidence, "misalignment", values, note, sure=sure), check
+
+
+def find_blur(evidence, check):
+    """Whether the deep image is wider than the exposures that it is made of."""
+    threshold = evidence.thresholds["blur"]
+    widths = [survey.fwhm[0] for survey in evidence.surveys if math.isfinite(survey.fwhm[0])]
+    deep = evidence.deep.fwhm[0]
+    if len(widths) < 2 or not math.isfinite(deep) or check is None:
+        return Finding("blur", math.nan, threshold, "", False, (), "too few stars")
+    value = float(deep / np.median(widths))
+    alarm = value > threshold
+    note = f"the deep image has a FWHM of {deep:.2f} arcsec, its exposures of {np.median(widths):.2f}"
+    return Finding("blur", value, threshold, "", alarm, (), note)
+
+
+def find_craters(evidence, rejections):
+    """Rejected rows in rings around bright sources: the wings of a source in one exposure out of place.
+
+    For every exposure, the share of its rows that were rejected in the worst spaxel within 2.5 FWHM of a
+    source, less the share on blank sky; the median of the bright sources. Where an exposure lies off by half
+    a FWHM or more, nearly all of its rows at the edge of the core are outliers to muse_exp_combine's rule.
+
+    Parameters
+    ----------
+    evidence : Evidence
+    rejections : Rejections or None
+    """
+    values, sources = {}, list(_bright(evidence.deep))
+    if rejections is not None and len(sources) >= _FEWEST:
+        fwhm = evidence.deep.fwhm[0] / evidence.grid.step_arcsec[0]
+        for survey in evidence.surveys:
+            share = _share(evidence, survey, rejections.maps[survey.date_obs])
+            rings = [_ring(share, x - survey.corner[1], y - survey.corner[0], 2.5 * fwhm) for x, y in sources]
+            rings = [ring for ring in rings if math.isfinite(ring)]
+            values[survey.date_obs] = float(np.median(rings)) if len(rings) >= _FEWEST else math.nan
+    note = "the rows of {exposures} are rejected around bright sources, up to {value:.0%}: align again"
+    return finding(evidence, "crater", values, note, none="no map of rejections, or too few bright sources")
+
+
+def _share(evidence, survey, rejected):
+    """Share of the rows of an exposure that were rejected, less that of blank sky, means of nine spaxels."""
+    from scipy.ndimage import uniform_filter
+
+    planes = max(int((survey.planes[:, 0] > 0).sum()), 1)
+    share = uniform_filter(rejected / planes, 3)
+    blank = evidence.blank(survey)
+    return share - (np.median(share[blank]) if blank.any() else 0.0)
+
+
+def _bright(deep):
+    """Sources that stand far above the noise."""
+    for x, y in zip(deep.x, deep.y, strict=True):
+        j, i = round(float(y)), round(float(x))
+        if 0 <= j < deep.white.shape[0] and 0 <= i < deep.white.shape[1]:
+            level = np.nanmedian(deep.white[deep.blank])
+            if deep.white[j, i] - level > _BRIGHT * math.sqrt(deep.white_variance[j, i]):
+                yield x, y
+
+
+def _ring(share, x, y, reach):
+    """Largest value within a distance of a place; NaN where it lies outside."""
+    rows, columns = np.indices(share.shape)
+    near = np.hypot(columns - x, rows - y) <= reach
+    return float(share[near].max()) if near.any() else math.nan

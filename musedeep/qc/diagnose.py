@@ -1,0 +1,90 @@
+"""All diagnostics in their order, and what their drawings need."""
+
+from dataclasses import dataclass
+
+from musedeep.depth import flux_peak
+from musedeep.qc.alignment import find_blur, find_craters, find_misalignment
+from musedeep.qc.background import (
+    find_ifu_levels,
+    find_levels,
+    find_over_subtraction,
+    find_quadrants,
+    find_slice_edges,
+    find_wide_peak,
+)
+from musedeep.qc.noise import find_variances
+from musedeep.qc.photometry import find_flux_scale, find_saturation
+from musedeep.qc.sky import find_line_shifts, find_sky_levels, find_sky_noise
+from musedeep.qc.spectra import find_sodium_step, find_sodium_zeros, find_telluric, find_wiggles
+from musedeep.qc.trails import find_trails
+
+__all__ = ["Diagnosis", "diagnose"]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Everything that was found.
+
+    Attributes
+    ----------
+    findings : list of Finding
+    check : musedeep.align.check.Check or None
+    trails : dict of str to Trail
+    lines : dict of str to SkyLines
+    peak : musedeep.depth.FluxPeak
+    """
+
+    findings: list
+    check: object
+    trails: dict
+    lines: dict
+    peak: object
+
+    def __getitem__(self, name):
+        """The finding of a name."""
+        return next(found for found in self.findings if found.name == name)
+
+    @property
+    def alarms(self):
+        """Findings above their threshold."""
+        return [found for found in self.findings if found.alarm]
+
+
+def diagnose(evidence, rejections=None):
+    """Run all diagnostics.
+
+    Parameters
+    ----------
+    evidence : Evidence
+    rejections : Rejections, optional
+
+    Returns
+    -------
+    Diagnosis
+    """
+    misalignment, check = find_misalignment(evidence)
+    instrumental = [find_quadrants(evidence), find_ifu_levels(evidence), find_slice_edges(evidence)]
+    trail, trails = find_trails(evidence, {date for found in instrumental for date in found.exposures})
+    shift, lines = find_line_shifts(evidence)
+    peak = flux_peak(evidence.deep.white)
+    findings = [
+        misalignment,
+        find_craters(evidence, rejections),
+        find_blur(evidence, check),
+        find_flux_scale(evidence),
+        trail,
+        find_saturation(evidence),
+        find_levels(evidence),
+        *instrumental,
+        find_wide_peak(evidence, peak),
+        find_over_subtraction(evidence, peak),
+        find_sky_noise(evidence),
+        find_sky_levels(evidence),
+        shift,
+        find_variances(evidence),
+        find_sodium_step(evidence),
+        find_sodium_zeros(evidence),
+        find_telluric(evidence),
+        find_wiggles(evidence),
+    ]
+    return Diagnosis(findings, check, trails, lines, peak)
