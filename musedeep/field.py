@@ -16,7 +16,6 @@ from musedeep.settings import SECTIONS, Settings
 __all__ = ["Field", "open_field"]
 
 _FORMAT = 1
-_TOP_KEYS = ("format", "name", "mask", "exposure", *SECTIONS)
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,15 @@ class Field:
         All settings, checked.
     sources : tuple of Source
         Where the exposures lie, in the order of time.
+    selection : dict
+        Why these exposures and no others, as `musedeep select` wrote it. No result depends on it.
     """
 
     folder: Path
     name: str
     settings: Settings
     sources: tuple
+    selection: dict = dataclasses.field(default_factory=dict, compare=False)
 
     @classmethod
     def from_exposures(cls, paths, folder, *, name="", overwrite=False, **settings):
@@ -124,7 +126,7 @@ class Field:
 
     def __reduce__(self):
         # Without the headers that were read: a field travels to workers.
-        return Field, (self.folder, self.name, self.settings, self.sources)
+        return Field, (self.folder, self.name, self.settings, self.sources, self.selection)
 
     def read_offsets(self):
         """The table of offsets that applies: the one of the settings, else the field's own.
@@ -223,6 +225,7 @@ class Field:
                 ]
         for mask in self.settings.to_dict().get("mask", ()):
             lines += ["", "[[mask]]"] + [f"{name} = {_toml_value(value)}" for name, value in mask.items()]
+        lines += _selection_lines(self.selection)
         return "\n".join(lines) + "\n" + _exposure_lines(self.sources, self.folder)
 
     def _shortened(self, item, value):
@@ -291,7 +294,8 @@ def open_field(path):
 def _field_from(data, folder):
     if data.get("format", _FORMAT) != _FORMAT:
         raise UsageError(f"format = {data['format']!r} is not known to this version, which reads {_FORMAT}")
-    sections = {name: data[name] for name in data if name not in ("format", "name", "exposure")}
+    own = ("format", "name", "exposure", "selection")
+    sections = {name: data[name] for name in data if name not in own}
     settings = Settings.from_dict(sections, folder)
     entries = data.get("exposure", [])
     if not isinstance(entries, list) or not entries:
@@ -303,7 +307,8 @@ def _field_from(data, folder):
     for date in dates:
         if dates.count(date) > 1:
             raise UsageError(f"DATE-OBS {date} is listed {dates.count(date)} times; keep one of them")
-    return _checked(Field(folder, str(data.get("name", folder.name)), settings, _in_time(sources)))
+    name, selection = str(data.get("name", folder.name)), data.get("selection", {})
+    return _checked(Field(folder, name, settings, _in_time(sources), selection))
 
 
 def _checked(field):
@@ -362,6 +367,15 @@ def _exposure_lines(sources, folder):
             f"file = {_toml_value(files if len(files) > 1 else files[0])}",
         ]
     return "\n".join(lines) + "\n" if lines else ""
+
+
+def _selection_lines(selection):
+    import tomli_w
+
+    if not selection:
+        return []
+    text = tomli_w.dumps({"selection": selection}, multiline_strings=False)
+    return ["", "# Written by `musedeep select`: why these exposures and no others.", text.rstrip("\n")]
 
 
 def _toml_value(value):

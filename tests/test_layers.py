@@ -17,11 +17,11 @@ PATHS = sorted(PACKAGE.rglob("*.py"))
 
 # Imports point down. Rooms of one level import each other only from `execute` and `plan` downwards.
 LEVELS = [
-    {"errors", "kernels", "kinds", "muse", "options", "progress", "settings"},
+    {"errors", "kernels", "kinds", "muse", "options", "progress", "settings", "thresholds"},
     {
-        "accessor", "arena", "block", "depth", "exposures", "field", "fitsstream", "grid", "images",
-        "keywords", "layout", "lineage", "lock", "masks", "names", "offsets", "pixtable", "reads",
-        "recipe", "resolution", "shards", "simulate", "sky", "store", "weights", "witness",
+        "accessor", "arena", "block", "correlation", "depth", "exposures", "field", "fitsstream", "grid",
+        "images", "keywords", "layout", "lineage", "lock", "masks", "names", "offsets", "pixtable",
+        "reads", "recipe", "resolution", "shards", "simulate", "sky", "store", "weights", "witness",
     },
     {"execute", "plan"},
     {"align", "combine", "ingest", "products", "qc", "reduce", "select"},
