@@ -74,9 +74,9 @@ def survey_rows(
         Place in columns and rows counted from `corner`, scaled value and variance.
     usable : (n,) uint8, out
         1 for rows within the box.
-    planes : (nz, 5) float64, in and out
-        Of blank sky by plane of the grid: number, sums of the value, of the difference to the cube, of its
-        square in units of what is expected, and outliers.
+    planes : (nz, 6) float64, in and out
+        Of blank sky by plane of the grid: number, sums of the value, of the difference to the cube, of this
+        in units of its expected error, of its square, and outliers.
     slices : (1152, 4) float64, in and out
         By slice (48 * IFU + slice, from 0): number, sums of value, of difference, and of its variance.
     columns : (128, 4) float64, in and out
@@ -112,12 +112,13 @@ def survey_rows(
         expected = vv * (1.0 - 2.0 * min(own, 0.5)) + cv
         d = v - c
         if expected <= 0.0 or d * d > _OUTLIER * _OUTLIER * expected:
-            planes[plane, 4] += 1
+            planes[plane, 5] += 1
             continue
         planes[plane, 0] += 1
         planes[plane, 1] += v
         planes[plane, 2] += d
-        planes[plane, 3] += d * d / expected
+        planes[plane, 3] += d / math.sqrt(expected)
+        planes[plane, 4] += d * d / expected
         s = np.int64((origin[r] >> np.uint32(6)) & np.uint32(0x1F)) - 1
         s = s * 48 + np.int64(origin[r] & np.uint32(0x3F)) - 1
         if 0 <= s < slices.shape[0]:
