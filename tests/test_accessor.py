@@ -7,6 +7,7 @@ import pytest
 import xarray
 from astropy.io import fits
 from cubes import UNIT, fitsverify, make_arrays, make_grid
+from regions import CirclePixelRegion, PixCoord, RectanglePixelRegion, Regions
 
 import musedeep.accessor  # noqa: F401  (registers .muse)
 from musedeep.errors import InputError, UsageError
@@ -65,7 +66,7 @@ def test_cuts_that_cannot_be_placed_are_refused():
 def test_white_light_is_lazy_and_equals_the_product(filter):
     grid = make_grid()
     arrays = make_arrays(grid)
-    found = make_dataset(grid, arrays).muse.white_light(filter)
+    found = make_dataset(grid, arrays).muse.image(filter, noise="naive")
     assert dask.is_dask_collection(found.flux)
     wavelengths = grid.wavelengths if filter == "white" else np.full(len(grid.wavelengths), 7000.0)
     image, variance = collapse(arrays["flux"], arrays["variance"], wavelengths)
@@ -75,7 +76,7 @@ def test_white_light_is_lazy_and_equals_the_product(filter):
 
 
 def test_white_light_outside_the_filter_is_empty():
-    found = make_dataset(make_grid(start=4000.0)).muse.white_light()
+    found = make_dataset(make_grid(start=4000.0)).muse.white_light(noise="naive")
     assert np.isnan(found.flux.values).all()
 
 
@@ -87,12 +88,12 @@ def test_spectrum_of_a_mask():
     dataset = make_dataset(grid, arrays)
     flux, variance = arrays["flux"][:, mask].astype("f8"), arrays["variance"][:, mask].astype("f8")
     count = np.isfinite(flux).sum(axis=1)
-    total = dataset.muse.spectrum(mask)
+    total = dataset.muse.spectrum(mask, noise="naive")
     assert dask.is_dask_collection(total.flux)
     expected = np.where(count > 0, np.nansum(flux, axis=1), np.nan)
     np.testing.assert_allclose(total.flux.values, expected, rtol=1e-6)
     np.testing.assert_array_equal(total.voxel_count.values, count)
-    mean = dataset.muse.spectrum(mask, how="mean")
+    mean = dataset.muse.spectrum(mask, how="mean", noise="naive")
     seen = count > 0
     np.testing.assert_allclose(mean.flux.values[seen], (expected / np.maximum(count, 1))[seen], rtol=1e-6)
     noise = np.nansum(variance, axis=1) / np.maximum(count, 1) ** 2
@@ -107,23 +108,129 @@ def test_spectrum_of_a_region_follows_the_cut():
     region = f'icrs; circle({ra:.8f}, {dec:.8f}, 0.45")'
     y, x = np.indices(grid.shape[1:])
     mask = np.hypot((x - 6) * 0.198, (y - 5) * 0.2016) < 0.45
-    expected = dataset.muse.spectrum(mask)
+    expected = dataset.muse.spectrum(mask, noise="naive")
     assert 10 < mask.sum() < 30
-    np.testing.assert_array_equal(dataset.muse.spectrum(region=region).flux, expected.flux)
+    np.testing.assert_array_equal(dataset.muse.spectrum(region, noise="naive").flux, expected.flux)
     part = dataset.isel(y=slice(1, 11), x=slice(2, 12))
-    np.testing.assert_array_equal(part.muse.spectrum(region=region).flux, expected.flux)
+    np.testing.assert_array_equal(part.muse.spectrum(region, noise="naive").flux, expected.flux)
+
+
+def test_regions_of_the_package_regions_count_too():
+    grid = make_grid()
+    dataset = make_dataset(grid)
+    y, x = np.indices(grid.shape[1:])
+    round_one, square = np.hypot(x - 6, y - 5) < 2.2, (abs(x - 3) <= 1) & (abs(y - 8) <= 1)
+    expected = dataset.muse.spectrum(round_one, noise="naive")
+    circle = CirclePixelRegion(PixCoord(6, 5), 2.2)
+    found = dataset.muse.spectrum(circle, noise="naive")
+    np.testing.assert_array_equal(found.flux, expected.flux)
+    both = Regions([circle.to_sky(dataset.muse.spatial_wcs), RectanglePixelRegion(PixCoord(3, 8), 3, 3)])
+    found = dataset.muse.spectrum(both, noise="naive")
+    expected = dataset.muse.spectrum(round_one | square, noise="naive")
+    np.testing.assert_array_equal(found.flux, expected.flux)
+
+
+def test_positions_and_cutouts():
+    grid = make_grid()
+    dataset = make_dataset(grid)
+    place = dataset.muse.sky(6.0, 5.0)
+    assert dataset.muse.pixel(place) == pytest.approx((6, 5), abs=1e-7)
+    cut = dataset.muse.cutout(place, (1.0, 0.6), wavelength=(4650.0, 4660.0))
+    assert list(cut.x.values) == [4, 5, 6, 7, 8] and list(cut.y.values) == [4, 5, 6]
+    assert 4650.0 <= cut.wavelength.values[0] < 4651.25 and 4658.75 < cut.wavelength.values[-1] <= 4660.0
+    assert cut.muse.pixel(place) == pytest.approx((2, 1), abs=1e-7)
+    np.testing.assert_array_equal(cut.flux.values, dataset.flux.values[8:17, 4:7, 4:9])
+    assert dask.is_dask_collection(cut.flux)
+    corner = dataset.muse.cutout((place.ra.deg, place.dec.deg), 100.0)
+    assert corner.sizes == dataset.sizes
+    assert dataset.muse.cutout(place, 0.01).sizes["x"] == 1
+    with pytest.raises(InputError, match="holds no voxel of this cube"):
+        dataset.muse.cutout((10.0, -27.0), 1.0)
+    with pytest.raises(InputError, match="from 7000 to 7010 Angstrom holds no voxel"):
+        dataset.muse.cutout(place, 1.0, wavelength=(7000, 7010))
+    with pytest.raises(UsageError, match="one or two lengths"):
+        dataset.muse.cutout(place, -1.0)
+
+
+def test_world_coordinates_of_an_image_and_of_a_spectrum():
+    grid = make_grid()
+    accessor = make_dataset(grid).muse
+    ra, dec = accessor.spatial_wcs.all_pix2world(4, 7, 0)
+    assert grid.position(4, 7) == pytest.approx((float(ra), float(dec)), abs=1e-9)
+    np.testing.assert_allclose(accessor.spectral_wcs.all_pix2world([3], 0)[0] * 1e10, grid.wavelengths[3])
+
+
+def test_a_narrow_band_less_its_continuum():
+    grid = make_grid(shape=(60, 11, 13), start=6500.0)
+    arrays = make_arrays(grid)
+    dataset = make_dataset(grid, arrays)
+    found = dataset.muse.narrow_band(6530.0, 7.5, continuum=(10.0, 20.0), noise="naive")
+    far = np.abs(grid.wavelengths - 6530.0)
+    line, beside = far <= 3.75, (far >= 10.0) & (far <= 20.0)
+    flux, variance = arrays["flux"].astype(float), arrays["variance"].astype(float)
+    expected = flux[line].mean(axis=0) - flux[beside].mean(axis=0)  # NaN where a plane lacks data
+    np.testing.assert_allclose(found.flux, expected, rtol=1e-5, atol=1e-5)
+    noise = variance[line].sum(axis=0) / line.sum() ** 2 + variance[beside].sum(axis=0) / beside.sum() ** 2
+    np.testing.assert_allclose(found.variance, np.where(np.isnan(expected), np.nan, noise), rtol=1e-5)
+    assert np.isfinite(expected).any() and np.isnan(expected).any()
+    plain = dataset.muse.narrow_band(6530.0, 7.5, noise="naive")
+    np.testing.assert_allclose(plain.flux, flux[line].mean(axis=0), rtol=1e-5)
+    with pytest.raises(UsageError, match="no plane lies within"):
+        dataset.muse.narrow_band(7000.0, 5.0)
+    with pytest.raises(UsageError, match="planes of the band"):
+        dataset.muse.narrow_band(6530.0, 7.5, continuum=(2.0, 9.0), noise="naive")
+
+
+def test_a_given_correlation_widens_the_noise():
+    grid = make_grid()
+    arrays = make_arrays(grid) | {"variance": np.full(grid.shape, 4.0, "f4")}
+    arrays["flux"][:] = 1.0
+    dataset = make_dataset(grid, arrays).assign_attrs(
+        correlation=[[0, 0, 1, 0.25], [0, 1, 0, 0.1], [1, 0, 0, 0.2]]
+    )
+    mask = np.zeros(grid.shape[1:], bool)
+    mask[2, 3:5] = mask[3, 4] = True
+    spectrum = dataset.muse.spectrum(mask)
+    np.testing.assert_allclose(spectrum.variance, 4.0 * (3 + 2 * 0.25 + 2 * 0.1), rtol=1e-6)
+    mean = dataset.muse.spectrum(mask, how="mean")
+    np.testing.assert_allclose(mean.variance, spectrum.variance / 9, rtol=1e-6)
+    band = dataset.muse.narrow_band(float(grid.wavelengths[10]), 3.0)
+    np.testing.assert_allclose(band.variance, 4.0 * (3 + 2 * 2 * 0.2) / 9, rtol=1e-6)
+    assert band.attrs["noise"] == "correlated"
+    with pytest.raises(UsageError, match="only every 2th voxel along 'x'"):
+        dataset.isel(x=slice(None, None, 2)).muse.spectrum()
+
+
+def test_to_spectrum1d():
+    grid = make_grid()
+    dataset = make_dataset(grid).assign_attrs(correlation=[])
+    mask = np.zeros(grid.shape[1:], bool)
+    mask[2:6, 3:7] = True
+    expected = dataset.muse.spectrum(mask)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of specutils on import
+        spectrum = dataset.muse.to_spectrum1d(mask)
+    np.testing.assert_allclose(spectrum.spectral_axis.to_value("Angstrom"), grid.wavelengths)
+    np.testing.assert_array_equal(spectrum.flux.value, expected.flux.values)
+    np.testing.assert_array_equal(spectrum.uncertainty.array, expected.variance.values)
+    assert spectrum.mask[20] and not spectrum.mask[3] and spectrum.flux.unit.scale == 1e-20
+    assert spectrum.meta["medium"] == "air"
 
 
 def test_wrong_requests_for_a_spectrum():
     accessor = make_dataset(make_grid()).muse
-    with pytest.raises(UsageError, match="not both"):
-        accessor.spectrum(np.ones((11, 13)), region="icrs; circle(1, 2, 3)")
     with pytest.raises(UsageError, match=r"shape \(3, 3\), but the cube has \(11, 13\)"):
         accessor.spectrum(np.ones((3, 3)))
     with pytest.raises(UsageError, match="no spaxel"):
         accessor.spectrum(np.zeros((11, 13)))
     with pytest.raises(UsageError, match="'sum' or 'mean'"):
-        accessor.spectrum(how="median")
+        accessor.spectrum(how="median", noise="naive")
+    with pytest.raises(UsageError, match="'correlated' or 'naive'"):
+        accessor.spectrum(noise="none")
+    with pytest.raises(UsageError, match="cannot be read as a DS9 region"):
+        accessor.spectrum("icrs; sphere(1, 2, 3)")
+    with pytest.raises(InputError, match="does not tell of which field it is"):
+        accessor.spectrum()
 
 
 def test_to_mpdaf():
