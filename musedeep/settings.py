@@ -31,6 +31,7 @@ __all__ = [
     "GridSettings",
     "Mask",
     "ProductSettings",
+    "QualitySettings",
     "RunSettings",
     "Settings",
     "setting_fields",
@@ -215,6 +216,21 @@ class ProductSettings(_Section):
 
 
 @dataclass(frozen=True)
+class QualitySettings(_Section):
+    """How the quality of a field is assessed."""
+
+    thresholds: str = _setting(
+        "", FilePath(), "thresholds of the diagnostics: a changed copy of qc/thresholds.toml (empty: those of musedeep)"
+    )
+    rejections: bool = _setting(
+        True, Switch(), "map the rejected rows of every exposure; takes as long as the combination"
+    )
+    proprietary_months: float = _setting(
+        12.0, Number(low=0), "how long an exposure belongs to its PI, for the ACCESS of the product"
+    )
+
+
+@dataclass(frozen=True)
 class RunSettings(_Section):
     """The resources of a run; they never change a result."""
 
@@ -264,6 +280,7 @@ SECTIONS = {
     "combine": CombineSettings,
     "align": AlignSettings,
     "products": ProductSettings,
+    "qc": QualitySettings,
     "run": RunSettings,
 }
 
@@ -299,7 +316,7 @@ class Settings:
 
     Attributes
     ----------
-    grid, combine, align, products, run : the settings of each section
+    grid, combine, align, products, qc, run : the settings of each section
     masks : tuple of Mask
         Rows to leave out when combining.
     """
@@ -308,6 +325,7 @@ class Settings:
     combine: CombineSettings = dataclasses.field(default_factory=CombineSettings)
     align: AlignSettings = dataclasses.field(default_factory=AlignSettings)
     products: ProductSettings = dataclasses.field(default_factory=ProductSettings)
+    qc: QualitySettings = dataclasses.field(default_factory=QualitySettings)
     run: RunSettings = dataclasses.field(default_factory=RunSettings)
     masks: tuple = ()
 

@@ -69,7 +69,7 @@ def read_reference(path=None):
 
 def reference_text(values):
     """A reference file with some values, and what each of them means."""
-    lines = ["# Thresholds of the quality assessment; name a changed copy with `reference` in [qc].", ""]
+    lines = ["# Thresholds of the quality assessment; name a changed copy as `thresholds` in [qc].", ""]
     for name, (_, unit, text) in REFERENCE.items():
         lines.append(f"{name} = {values[name]:g}".ljust(30) + f"# {text}" + (f" [{unit}]" if unit else ""))
     return "\n".join(lines) + "\n"
