@@ -53,14 +53,27 @@ def write_frame(folder, number, **facts):
     }  # fmt: skip
     for name, value in (defaults | facts).items():
         cards[NAMES.get(name, name)] = value
-    header = fits.PrimaryHDU().header
-    for name, value in cards.items():
-        if value is not None:
-            header[f"HIERARCH {name}" if " " in name else name] = value
     path = folder / f"{arcfile_of(number)}.fits"
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(header.tostring().encode())
+    path.write_bytes(header_bytes(cards))
     return path
+
+
+def header_bytes(cards):
+    """A primary header without data, as bytes; much faster than the library, for thousands of them."""
+    lines = [
+        "SIMPLE  =                    T",
+        "BITPIX  =                    8",
+        "NAXIS   =                    0",
+    ]
+    for name, value in cards.items():
+        if value is not None:
+            text = (
+                "'" + value.replace("'", "''").ljust(8) + "'" if isinstance(value, str) else f"{value!r:>20}"
+            )
+            lines.append((f"{name:<8}= " if len(name) <= 8 else f"HIERARCH {name} = ") + text)
+    block = b"".join(line.encode()[:80].ljust(80) for line in (*lines, "END"))
+    return block.ljust(-(-len(block) // 2880) * 2880)
 
 
 def write_image(folder, number, flux, step_arcsec=0.2, **cards):

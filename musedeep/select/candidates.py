@@ -181,7 +181,7 @@ def _candidate(date, files, moving_limit):
     first = _Facts(headers)
     return Candidate(
         date_obs=date,
-        mjd=first.number("MJD-OBS", default=_mjd(date)),
+        mjd=first.number("MJD-OBS", default=None) or _mjd(date),
         exptime_s=first.number("EXPTIME", least=1e-3),
         ra_deg=first.number("RA", least=0, most=360),
         dec_deg=first.number("DEC", least=-90, most=90),

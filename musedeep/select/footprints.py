@@ -56,22 +56,30 @@ def corners(ra_deg, dec_deg, angle_deg, side_arcsec, centre):
     ndarray, shape (n, 4, 2), float64
         Arcsec to the east and to the north, counterclockwise as seen with east to the right.
     """
-    local = sky_vectors(np.atleast_1d(ra_deg), np.atleast_1d(dec_deg)) @ sky_frame(*centre)
-    middle = local[:, :2] / local[:, 2:] * _ARCSEC
+    _, vectors = _frames_and_corners(ra_deg, dec_deg, angle_deg, side_arcsec)
+    return _plane(vectors @ sky_frame(*centre))
+
+
+def _frames_and_corners(ra_deg, dec_deg, angle_deg, side_arcsec):
+    """Tangent frames (n, 3, 3) of fields of view, and the directions (n, 4, 3) of their corners."""
+    places = zip(np.atleast_1d(ra_deg), np.atleast_1d(dec_deg), strict=True)
+    frames = np.array([sky_frame(ra, dec) for ra, dec in places]).reshape(-1, 3, 3)
     angle = np.radians(np.atleast_1d(angle_deg))[:, None]
-    half = np.atleast_1d(side_arcsec)[:, None] / 2
+    half = np.atleast_1d(side_arcsec)[:, None] / 2 / _ARCSEC
     x, y = half * np.array([[1, 1, -1, -1]]), half * np.array([[-1, 1, 1, -1]])
-    turned = np.stack(
-        [x * np.cos(angle) + y * np.sin(angle), -x * np.sin(angle) + y * np.cos(angle)], axis=-1
-    )
-    return middle[:, None] + turned
+    turned = (x * np.cos(angle) + y * np.sin(angle), -x * np.sin(angle) + y * np.cos(angle), np.ones_like(x))
+    return frames, np.einsum("nij,nkj->nki", frames, np.stack(turned, axis=-1))
+
+
+def _plane(local):
+    return local[..., :2] / local[..., 2:] * _ARCSEC
 
 
 def overlaps(pairs, ra_deg, dec_deg, angle_deg, side_arcsec):
     """Share of the smaller field of view that two of them have in common.
 
-    The area of the intersection of two convex polygons is half the sum of the cross products along its edges,
-    and these are the parts of the edges of each polygon that lie within the other one.
+    The area of the intersection of two convex polygons is half the sum of the cross products along its
+    edges, and these are the parts of the edges of each polygon that lie within the other one.
 
     Parameters
     ----------
@@ -83,32 +91,30 @@ def overlaps(pairs, ra_deg, dec_deg, angle_deg, side_arcsec):
     ndarray, shape (pairs,), float64
         0 to 1.
     """
-    facts = [np.asarray(values, float) for values in (ra_deg, dec_deg, angle_deg, side_arcsec)]
-    shared = np.empty(len(pairs))
-    for number, (one, two) in enumerate(pairs):
-        centre = facts[0][one], facts[1][one]
-        both = corners(*(values[[one, two]] for values in facts), centre)
-        shared[number] = _common_area(*both) / facts[3][[one, two]].min() ** 2
-    return np.clip(shared, 0, 1)
-
-
-def _common_area(first, second):
-    return max(0.0, (_inner(first, second, _TOUCH_ARCSEC) + _inner(second, first, -_TOUCH_ARCSEC)) / 2)
+    one, two = np.asarray(pairs, np.int64).reshape(-1, 2).T
+    frames, vectors = _frames_and_corners(ra_deg, dec_deg, angle_deg, side_arcsec)
+    first, second = (_plane(vectors[which] @ frames[one]) for which in (one, two))
+    doubled = _inner(first, second, _TOUCH_ARCSEC) + _inner(second, first, -_TOUCH_ARCSEC)
+    side = np.asarray(side_arcsec, float)
+    return np.clip(doubled / 2 / np.minimum(side[one], side[two]) ** 2, 0, 1)
 
 
 def _inner(polygon, other, touch):
-    """Sum of the cross products along the parts of a polygon's edges that lie within another polygon."""
-    start, along = polygon, np.roll(polygon, -1, axis=0) - polygon
-    normal = np.roll(other, -1, axis=0) - other
-    normal = np.stack([-normal[:, 1], normal[:, 0]], axis=1) / np.hypot(*normal.T)[:, None]
-    height = np.einsum("ijk,jk->ij", start[:, None] - other[None], normal) + touch
-    slope = along @ normal.T
+    """Sum of the cross products along the parts of the edges of polygons that lie within other polygons.
+
+    Both have shape (pairs, 4, 2); an edge is start + t along, and every edge of the other polygon, seen from
+    its inner side, allows a range of t.
+    """
+    along = np.roll(polygon, -1, axis=1) - polygon
+    edge = np.roll(other, -1, axis=1) - other
+    normal = np.stack([-edge[..., 1], edge[..., 0]], axis=-1) / np.hypot(*np.moveaxis(edge, -1, 0))[..., None]
+    height = np.einsum("pijk,pjk->pij", polygon[:, :, None] - other[:, None], normal) + touch
+    slope = np.einsum("pik,pjk->pij", along, normal)
     with np.errstate(divide="ignore", invalid="ignore"):
         crossing = -height / slope
-    low = np.where(slope > 0, crossing, np.where((slope == 0) & (height < 0), np.inf, -np.inf)).max(axis=1)
-    high = np.where(slope < 0, crossing, np.inf).min(axis=1)
-    low, high = np.maximum(low, 0), np.minimum(high, 1)
-    inside = high > low
-    start, along = start[inside], along[inside]
-    begin, end = start + low[inside, None] * along, start + high[inside, None] * along
-    return float(np.sum(begin[:, 0] * end[:, 1] - begin[:, 1] * end[:, 0]))
+    never = (slope == 0) & (height < 0)
+    low = np.where(slope > 0, crossing, np.where(never, np.inf, -np.inf)).max(axis=2)
+    high = np.where(slope < 0, crossing, np.inf).min(axis=2)
+    low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
+    begin, end = (polygon + t[..., None] * along for t in (low, np.maximum(low, high)))
+    return (begin[..., 0] * end[..., 1] - begin[..., 1] * end[..., 0]).sum(axis=1)

@@ -13,6 +13,9 @@ _STEP_DEG = 1.0
 _CLIP_SIGMA = 8.0
 _DETECT = 12.0
 _LEAST_COVER = 0.6
+_MOST_SCATTER = 0.4
+_WIDEST = 14
+_TRIALS = 4
 _HALF_PROFILE = 12
 _KERNEL = 1.5
 _APART = 4
@@ -72,17 +75,30 @@ def find_trail(flux):
     clipped = np.clip(np.where(valid, scaled, 0), -_CLIP_SIGMA, _CLIP_SIGMA)
     y, x = np.nonzero(valid)
     values = clipped[y, x]
-    best = (0.0, 0.0, 0.0)
-    for angle in np.arange(0, 180, _STEP_DEG):
-        line, number = _sums(x, y, values, math.radians(angle))
-        good = number > 0.3 * number.max()
-        height = np.where(good, line / np.sqrt(np.maximum(number, 1)), 0)
-        place = int(height.argmax())
-        if height[place] > best[0]:
-            best = (float(height[place]), math.radians(angle), float(place))
-    if best[0] < _DETECT:
-        return None
-    return _measured(scaled, valid, *_refined(x, y, values, best))
+    for _ in range(_TRIALS):
+        height, angle = _strongest(x, y, values)
+        if height < _DETECT:
+            return None
+        angle, distance = _refined(x, y, values, angle)
+        trail = _measured(scaled, valid, angle, distance)
+        if trail is not None:
+            return trail
+        # It was no trail: a galaxy, seen from its edge, may hide one.
+        beside = np.abs(x * math.cos(angle) + y * math.sin(angle) - distance) > _HALF_PROFILE
+        x, y, values = x[beside], y[beside], values[beside]
+        if len(values) < 400:
+            return None
+    return None
+
+
+def _strongest(x, y, values):
+    """Height over the noise, and angle, of the strongest line of the values."""
+    best = (0.0, 0.0)
+    for angle in np.radians(np.arange(0, 180, _STEP_DEG)):
+        line, number = _sums(x, y, values, angle)
+        height = np.where(number > 0.3 * number.max(), line / np.sqrt(np.maximum(number, 1)), 0)
+        best = max(best, (float(height.max()), float(angle)))
+    return best
 
 
 def _flat(flux):
@@ -105,9 +121,8 @@ def _sums(x, y, values, angle):
     return np.bincount(place, values), np.bincount(place)
 
 
-def _refined(x, y, values, best):
+def _refined(x, y, values, angle):
     """Angle and distance of the line, to a tenth of a degree and a pixel."""
-    _, angle, _ = best
     found = (0.0, angle, 0.0)
     for trial in angle + np.radians(np.arange(-1.0, 1.05, 0.1)):
         distance = x * math.cos(trial) + y * math.sin(trial)
@@ -124,7 +139,7 @@ def _refined(x, y, values, best):
 
 
 def _measured(scaled, valid, angle, distance):
-    """Profile across a line, and along how much of its way it is seen."""
+    """A line as `find_trail` tells it, or None where it is no trail."""
     ny, nx = scaled.shape
     normal, along = (
         np.array([math.cos(angle), math.sin(angle)]),
@@ -147,10 +162,12 @@ def _measured(scaled, valid, angle, distance):
     ridge = np.nanmax(np.where(inside, strip, -np.inf)[_HALF_PROFILE - 2 : _HALF_PROFILE + 3, use], axis=0)
     if sigma <= 0.5 or np.mean(ridge > sigma / 2) < _LEAST_COVER:
         return None
+    # A trail is as bright at one end as at the other; a galaxy is not.
+    low, middle, high = np.percentile(ridge, (16, 50, 84))
     width = float(max(1, np.sum(profile > sigma / 2)))
-    length = float(use.sum())
-    if width >= 2 * _HALF_PROFILE - 2:
+    if high - low > 2 * _MOST_SCATTER * middle + 2 or width > _WIDEST:
         return None
+    length = float(use.sum())
     ends = [[float(x[_HALF_PROFILE, n]), float(y[_HALF_PROFILE, n])] for n in np.flatnonzero(use)[[0, -1]]]
     area = width * length / float(valid.sum())
     return {"sigma": sigma, "width": width, "area": area, "ends": ends}

@@ -23,7 +23,7 @@ _PLANETS = (
     "TRITON|CERES|VESTA|PALLAS|CHARON|CHURYUMOV|OUMUAMUA"
 )
 _MOVING = re.compile(
-    rf"^(COMET|ASTEROID|{_PLANETS})\b(?!.*\b(NEBULA|GHOST|TROJAN FIELD|CLUSTER|GALAXY)\b)|"
+    rf"^(COMET|ASTEROID|{_PLANETS})(?=$|[ (,/]|-\d$)(?!.*\b(NEBULA|GHOST|TROJAN FIELD|CLUSTER|GALAXY)\b)|"
     r"^[CPDA]/\d{4}|^\d{1,3}P([/\s-]|$)|^\(?\d{3,6}\)?\s+[A-Z][A-Z]+$|^\d{4}\s[A-Z]{2}\d*$"
 )
 
