@@ -35,6 +35,7 @@ _HOMES = {
     "simulate_exposures": "simulate",
     "status": "pipeline",
     "trace": "explore",
+    "validate_products": "validate",
     "write_products": "products",
 }
 
@@ -69,6 +70,7 @@ __all__ = [
     "simulate_exposures",
     "status",
     "trace",
+    "validate_products",
     "write_products",
 ]
 

@@ -170,7 +170,7 @@ def test_the_mean_image_ignores_what_is_not_there():
 def test_depth_of_a_store_is_that_of_its_arrays(tmp_path):
     grid = make_grid((24, 70, 80))
     arrays = make_arrays(grid)
-    field = make_field(tmp_path, grid, arrays)
+    field = make_field(tmp_path, grid, arrays, block=(16, 70, 80))
     found = measure_depth(CubeStore(field.cube_path), 0.8)
     image = np.nanmean(arrays["flux"][:, 3:].astype(float), axis=0)
     image = np.concatenate([np.full((3, 80), np.nan), image])

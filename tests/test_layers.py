@@ -24,7 +24,7 @@ LEVELS = [
         "reads", "recipe", "resolution", "shards", "simulate", "sky", "store", "weights", "witness",
     },
     {"execute", "plan"},
-    {"align", "combine", "ingest", "products", "reduce", "select"},
+    {"align", "combine", "ingest", "products", "reduce", "select", "validate"},
     {"qc"},
     {"demo", "explore"},
     {"pipeline"},
@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "astropy.io.fits": {
         "align", "demo", "fitsstream", "grid", "images", "keywords", "offsets", "pixtable", "products",
         "reduce",
-        "select", "simulate",
+        "select", "simulate", "validate",
     },
     "click": {"cli"},
     "rich": {"cli", "progress"},
