@@ -20,7 +20,7 @@ _HOMES = {
     "align_exposures": "align",
     "combine_exposures": "combine",
     "combine_to_store": "combine",
-    "connect": "execute",
+    "connect": "clusters",
     "exposure_weights": "weights",
     "group_exposures": "pixtable",
     "ingest_exposures": "ingest",

@@ -3,21 +3,18 @@
 import concurrent.futures
 import errno
 import os
-import signal
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Sized
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from musedeep.errors import MemoryLimitError, MuseDeepError, UsageError, WorkError
-from musedeep.kinds import memory_bytes
+from musedeep.errors import MuseDeepError, WorkError
 from musedeep.progress import Progress
 
-__all__ = ["Progress", "check_workers", "connect", "peak_memory", "reset_peak_memory", "run_tasks"]
+__all__ = ["Progress", "peak_memory", "reset_peak_memory", "resident_bytes", "run_tasks"]
 
 # Trying again cannot help against these; the disk is full or may not be written.
 _HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
@@ -25,7 +22,7 @@ _HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 _MOST_FAILURES = 5
 _TICK = 1.0
 _CLUSTER_LOOK = 5.0
-_PATIENCE = "15s"
+_REMIND = 60.0
 
 
 @dataclass
@@ -122,16 +119,19 @@ class _Run:
         while len(self.failed) < _MOST_FAILURES:
             if len(self.pending) >= window * pool.threads:
                 return True
-            attempt = self.again.popleft() if self.again else self._next()
+            attempt = self._next()
             if attempt is None:
                 return False
             self.pending[pool.submit(self.function, attempt.item)] = attempt
         return False
 
     def _next(self):
-        for item in self.items:
-            return _Attempt(item)
-        return None
+        """The next attempt: what failed waits until all others are done, lest it takes one worker after the
+        other with it; unless so much failed that the others may be no better."""
+        if len(self.again) < _MOST_FAILURES:
+            for item in self.items:
+                return _Attempt(item)
+        return self.again.popleft() if self.again else None
 
     def _failure(self, attempt, reason):
         if isinstance(reason, MuseDeepError) and not isinstance(reason, WorkError):
@@ -143,11 +143,19 @@ class _Run:
                 f"{self.describe(attempt.item)}: {words}; make room or give permission, then run again: "
                 "what is finished is kept"
             ) from reason
-        if attempt.number > self.retries:
+        if type(reason).__name__ == "KilledWorker":
+            words = (
+                "KilledWorker: the workers that did it died; they were killed, out of memory, or ended by "
+                f"the walltime before it was done, the last one was {reason.last_worker.name}"
+            )
+        last = attempt.number > self.retries
+        if self.progress is not None:
+            self.progress.failure(
+                f"{self.describe(attempt.item)} failed ({words}); {'set aside' if last else 'trying again'}"
+            )
+        if last:
             self.failed.append((attempt, words, reason))
             return
-        if self.progress is not None:
-            self.progress.note(f"{self.describe(attempt.item)} failed ({words}); trying again")
         self.again.append(_Attempt(attempt.item, attempt.number + 1))
 
     def _error(self):
@@ -222,128 +230,6 @@ def _scheduler_needed():
         ) from error
 
 
-@contextmanager
-def connect(memory="4GB", workers=0, threads_per_worker=1, kind="threads"):
-    """A dask client for the time of a ``with`` block, or None where threads do.
-
-    Parameters
-    ----------
-    memory : str or int, optional
-        What each worker process may use.
-    workers : int, optional
-        Number of worker processes of a local cluster; 0 stands for the number of cores.
-    threads_per_worker : int, optional
-        Threads of each worker process of a local cluster.
-    kind : str, optional
-        ``"threads"``; ``"processes"`` for a local cluster; the address of a scheduler (``tcp://...``), or the
-        name of its scheduler file (``....json``).
-
-    Yields
-    ------
-    distributed.Client or None
-
-    Raises
-    ------
-    UsageError
-        `kind` is none of these, or no scheduler answers there.
-    """
-    if kind == "threads":
-        yield None
-    elif kind == "processes":
-        with _local_cluster(memory, workers or os.cpu_count() or 1, threads_per_worker) as client:
-            yield client
-    elif kind.startswith(("tcp://", "tls://", "ucx://", "ws://", "wss://")) or kind.endswith(".json"):
-        with _remote_client(kind) as client:
-            yield client
-    else:
-        raise UsageError(
-            f"cluster = {kind!r} is not allowed: give 'threads', 'processes', the address of a scheduler "
-            "(tcp://host:port) or its scheduler file (.json)"
-        )
-
-
-@contextmanager
-def _local_cluster(memory, workers, threads):
-    import dask
-    from distributed import Client, LocalCluster
-
-    # Tasks bound their own memory, so the worker must neither spill nor pause, which would only stall it; it
-    # is ended when it is far above what it was granted.
-    rules = {f"distributed.worker.memory.{name}": False for name in ("target", "spill", "pause")}
-    with ExitStack() as stack:
-        stack.enter_context(dask.config.set({**rules, "distributed.worker.memory.terminate": 0.95}))
-        with _started_without_interrupts():
-            cluster = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=threads,
-                memory_limit=int(1.3 * memory_bytes(memory)),
-                processes=True,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",
-            )
-            stack.enter_context(cluster)
-            client = stack.enter_context(Client(cluster))
-        yield client
-
-
-@contextmanager
-def _started_without_interrupts():
-    """Let what is started in a ``with`` block ignore Ctrl-C for good, and this process for that time.
-
-    A terminal sends Ctrl-C to every process; it is for this one to end the others in good order.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _remote_client(kind):
-    from distributed import Client
-
-    where = {"address": kind}
-    if kind.endswith(".json"):
-        if not Path(kind).exists():
-            raise UsageError(f"there is no scheduler file {kind}; is the scheduler running?")
-        where = {"scheduler_file": kind}
-    try:
-        client = Client(**where, timeout=_PATIENCE)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"no dask scheduler answers at {kind} ({error}); is it running, and is the address right?"
-        ) from error
-    with client:
-        yield client
-
-
-def check_workers(client, memory):
-    """Refuse a cluster whose workers have less memory than a task may use.
-
-    Parameters
-    ----------
-    client : distributed.Client
-    memory : int
-        Bytes that each worker process may use.
-
-    Raises
-    ------
-    MemoryLimitError
-        The smallest worker has a limit below `memory`.
-    """
-    workers = client.scheduler_info(n_workers=-1)["workers"]
-    limits = {info["memory_limit"]: address for address, info in workers.items() if info["memory_limit"]}
-    if limits and min(limits) < memory:
-        raise MemoryLimitError(
-            f"worker {limits[min(limits)]} has a limit of {min(limits) / 1e9:.2f} GB, but memory = "
-            f"{memory / 1e9:.2f} GB is granted to each; lower `memory`, or give workers more"
-        )
-
-
 def reset_peak_memory(client=None):
     """Begin to measure the peak memory anew, here or on every worker.
 
@@ -352,7 +238,7 @@ def reset_peak_memory(client=None):
     client : distributed.Client, optional
     """
     if client is not None:
-        client.run(_reset_peak)
+        client.run(_reset_peak, on_error="ignore")
     else:
         _reset_peak()
 
@@ -369,7 +255,9 @@ def peak_memory(client=None):
     int
         Bytes; 0 where the system does not tell or no worker is there.
     """
-    return max(client.run(_read_peak).values(), default=0) if client is not None else _read_peak()
+    if client is None:
+        return _read_peak()
+    return max(client.run(_read_peak, on_error="ignore").values(), default=0)
 
 
 def _reset_peak():
@@ -378,8 +266,23 @@ def _reset_peak():
 
 
 def _read_peak():
+    return _status_bytes("VmHWM")
+
+
+def _status_bytes(name):
     try:
         text = Path("/proc/self/status").read_text()
     except OSError:
         return 0
-    return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmHWM"))
+    return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith(name))
+
+
+def resident_bytes():
+    """Resident memory of this process now.
+
+    Returns
+    -------
+    int
+        Bytes; 0 where the system does not tell.
+    """
+    return _status_bytes("VmRSS")

@@ -115,6 +115,11 @@ class Field:
         return self.folder / "log"
 
     @property
+    def state_path(self):
+        """What a run tells about itself while it goes on."""
+        return self.folder / "run.state"
+
+    @property
     def lock_path(self):
         """Path of the file that says a run is going on."""
         return self.folder / "run.lock"
@@ -229,6 +234,7 @@ class Field:
         return "\n".join(lines) + "\n" + _exposure_lines(self.sources, self.folder)
 
     def _shortened(self, item, value):
+        value = item.metadata["kind"].kept(value)
         is_file = isinstance(item.metadata["kind"], FilePath) and os.sep in value
         return _relative(Path(value), self.folder) if is_file else value
 

@@ -20,6 +20,7 @@ __all__ = [
     "Memory",
     "Number",
     "Numbers",
+    "Place",
     "Selection",
     "Switch",
     "Text",
@@ -67,6 +68,10 @@ class _Kind:
         return text
 
     def resolve(self, value, folder):
+        return value
+
+    def kept(self, value):
+        """What of a value is written to field.toml."""
         return value
 
 
@@ -204,6 +209,29 @@ class FilePath(_Kind):
         return str((Path(folder or Path.cwd()) / Path(value).expanduser()).resolve())
 
 
+class Place(FilePath):
+    """Where a run computes: one word out of a few, a file with more about it, or the address of a scheduler.
+
+    A scheduler is trusted with running code. So files and addresses come from whoever gives the command, and
+    never from a field.toml, which may be somebody else's.
+    """
+
+    words = ("threads", "processes")
+    metavar = "threads|processes|FILE|ADDRESS"
+
+    def resolve(self, value, folder):
+        """File names made absolute; in a field.toml (`folder` is given) only the words are allowed."""
+        if value in self.words or not isinstance(value, str | Path):
+            return value
+        if folder is not None:
+            raise _refuse("cluster", value, "'threads' or 'processes' here, and others with --cluster")
+        return super().resolve(value, None) if Path(value).suffix in (".yaml", ".yml", ".json") else value
+
+    def kept(self, value):
+        """One of the words."""
+        return value if value in self.words else self.words[0]
+
+
 class ChoiceOrPath(FilePath):
     """One word out of a few, or the name of a file (which has a dot or a slash in it)."""
 
@@ -276,9 +304,12 @@ class Selection(_Kind):
     """Which exposures are combined; `ExposureList.select` explains the forms."""
 
     metavar = "WHICH"
-    _form = re.compile(r"all|half:[AB]|every:[1-9][0-9]*|without=.+")
+    _form = re.compile(r"all|half:[AB]|every:[1-9][0-9]*|night:(odd|even)|ob:.+|without=.+")
     _date = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?")
-    _allowed = "'all', DATE-OBS values, 'half:A', 'half:B', 'every:K' or 'without=DATE-OBS,...'"
+    _allowed = (
+        "'all', DATE-OBS values, 'half:A', 'half:B', 'every:K', 'night:odd', 'night:even', 'ob:NAME' or "
+        "'without=DATE-OBS,...'"
+    )
 
     def check(self, name, value):
         """A keyword form as text, or a tuple of DATE-OBS."""

@@ -12,10 +12,12 @@ from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
 
+from musedeep.clusters import become_worker, check_workers, connect
 from musedeep.errors import InputError, MuseDeepError
-from musedeep.execute import check_workers, connect, peak_memory, reset_peak_memory
+from musedeep.execute import peak_memory, reset_peak_memory
 from musedeep.field import Field, open_field
 from musedeep.lock import holder_of, run_lock
+from musedeep.monitor import Monitor, performance, read_state
 from musedeep.progress import Progress, duration
 
 __all__ = [
@@ -141,12 +143,15 @@ def run(field, client=None, *, stages=STAGES, progress=True):
     if not field.toml.exists():
         field.write()
     began = time.monotonic()
+    if client is None:
+        become_worker(field.settings.run.cluster, field.folder)
     with run_lock(field.lock_path), _log_to(field.log_path), _workers_of(field, client, progress) as client:
+        monitor = Monitor(field.state_path, client)
         _log_beginning(field, client)
         try:
             if "combine" in stages:
                 _check_least_memory(field, client)
-            reports = tuple(_run_stage(stage, field, client, progress) for stage in stages)
+            reports = tuple(_run_stage(stage, field, client, progress, monitor) for stage in stages)
         except BaseException as error:
             _log.error("stopped: %s: %s", type(error).__name__, error)
             raise
@@ -226,7 +231,8 @@ def status(field):
     Returns
     -------
     dict
-        ``field``, ``folder``, ``running`` (None, or who runs it) and ``stages``: for each stage ``done``,
+        ``field``, ``folder``, ``running`` (None, or who runs it), ``work`` (None, or how far the stage at
+        work is, see `musedeep.monitor.Monitor`, with its workers) and ``stages``: for each stage ``done``,
         ``total`` (None while it is not known), what is counted (``unit``) and ``bytes`` on disk.
     """
     field = field if isinstance(field, Field) else open_field(field)
@@ -236,6 +242,7 @@ def status(field):
         "field": field.name,
         "folder": str(field.folder),
         "running": holder and {key: holder[key] for key in ("pid", "host", "started")},
+        "work": read_state(field.state_path) if holder else None,
         "stages": {
             "ingest": {
                 "unit": "exposures",
@@ -295,8 +302,8 @@ def _simulate_demo(folder, progress):
         shown.close()
 
 
-def _run_stage(stage, field, client, progress):
-    shown = Progress(stage, _UNITS[stage]) if progress else None
+def _run_stage(stage, field, client, progress, monitor):
+    shown = monitor.progress = Progress(stage, _UNITS[stage], shown=progress, watch=monitor.look)
     began = time.monotonic()
     reset_peak_memory(client)
     plan, facts = {"ingest": _ingest, "combine": _combine, "products": _products}[stage](field, client, shown)
@@ -364,13 +371,24 @@ def _workers_of(field, client, progress):
         check_workers(client, settings.memory_bytes)
         yield client
         return
-    with connect(settings.memory, settings.workers, settings.threads, settings.cluster) as client:
+    with connect(
+        settings.cluster,
+        memory=settings.memory,
+        workers=settings.workers,
+        threads_per_worker=settings.threads,
+        folder=field.folder,
+        note=Progress("cluster").note if progress else None,
+    ) as client:
         if client is not None:
             check_workers(client, settings.memory_bytes)
             _log.info("dashboard: %s", client.dashboard_link)
             if progress:
                 Progress("dask").note(f"the dashboard is at {client.dashboard_link}")
-        yield client
+        if settings.cluster in ("threads", "processes"):
+            yield client
+            return
+        with performance(client, field.folder / "performance.html"):
+            yield client
 
 
 @contextmanager

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from musedeep.clusters import planned_threads
 from musedeep.errors import MemoryLimitError
+from musedeep.presets import read_preset
 from musedeep.reads import ROWS_OF_A_STEP, SMALLEST_TILE, spaxels_read, tile_bytes
 
 __all__ = [
@@ -101,6 +103,8 @@ def threads_of(run, client=None):
     """Threads that share the memory of one worker process."""
     if client is not None:
         return max(client.nthreads().values(), default=run.threads)
+    if run.cluster.endswith((".yaml", ".yml")):
+        return read_preset(run.cluster).threads or run.threads
     if run.cluster != "threads":
         return run.threads
     return run.workers or os.cpu_count() or 1
@@ -108,7 +112,13 @@ def threads_of(run, client=None):
 
 def parallel_of(run, client=None):
     """Number of blocks from which on there are enough of them to keep all workers busy."""
-    threads = sum(client.nthreads().values()) if client is not None else threads_of(run)
+    if client is not None:
+        # also those whose jobs still wait: the cut of the cube is made once
+        threads = planned_threads(client)
+    elif run.cluster.endswith((".yaml", ".yml")):
+        threads = read_preset(run.cluster).most_threads or threads_of(run)
+    else:
+        threads = threads_of(run)
     return 2 * max(threads, 1)
 
 

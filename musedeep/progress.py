@@ -21,14 +21,31 @@ class Progress:
         Seconds between two plain lines.
     clock : callable, optional
         Returns seconds.
+    shown : bool, optional
+        Whether anything is written at all.
+    watch : callable, optional
+        Is called without arguments every now and then while the work goes on, whatever is shown.
     """
 
-    def __init__(self, label, unit="items", *, stream=None, interval=10.0, clock=time.monotonic):
+    def __init__(
+        self,
+        label,
+        unit="items",
+        *,
+        stream=None,
+        interval=10.0,
+        clock=time.monotonic,
+        shown=True,
+        watch=None,
+    ):
         self.label = label
         self.unit = unit
         self.done = 0
         self.total = None
         self.seconds = 0.0
+        self.failures = []
+        self._shown = shown
+        self._watch = watch
         self._stream = stream or sys.stderr
         self._interval = interval
         self._clock = clock
@@ -40,9 +57,9 @@ class Progress:
         """Begin to count anew, up to `total` where it is known."""
         self.close(quiet=True)
         self._open = True
-        self.done, self.total = 0, total
+        self.done, self.total, self.failures = 0, total, []
         self._began = self._last_line = self._clock()
-        if self._stream.isatty():
+        if self._shown and self._stream.isatty():
             self._bar = _make_bar(self._stream)
             self._row = self._bar.add_task(self.label, total=total, unit=self.unit, rate="")
             self._bar.start()
@@ -62,6 +79,8 @@ class Progress:
 
     def tick(self):
         """Write a plain line if the last one is long ago."""
+        if self._watch is not None:
+            self._watch()
         now = self._clock()
         if self._bar is None and now - self._last_line >= self._interval:
             self._last_line = now
@@ -73,6 +92,28 @@ class Progress:
             self._bar.console.print(f"{self.label}: {text}", markup=False, highlight=False)
         else:
             self._line(text)
+
+    def failure(self, text):
+        """Write one line about something that failed, and remember it."""
+        self.failures.append(text)
+        self.note(text)
+
+    def state(self):
+        """How far it is: ``label``, ``unit``, ``done``, ``total`` (None where it is not known), ``seconds``,
+        ``rate`` (per second), ``seconds_left`` (None before the first is done) and ``failures``."""
+        seconds = self._clock() - self._began
+        rate = self.done / seconds if seconds > 0 else 0.0
+        left = (self.total - self.done) / rate if self.total is not None and rate else None
+        return {
+            "label": self.label,
+            "unit": self.unit,
+            "done": self.done,
+            "total": self.total,
+            "seconds": seconds,
+            "rate": rate,
+            "seconds_left": left,
+            "failures": list(self.failures),
+        }
 
     def close(self, *, quiet=False):
         """End the count, and tell what it came to."""
@@ -95,6 +136,8 @@ class Progress:
         self.close()
 
     def _line(self, text):
+        if not self._shown:
+            return
         self._stream.write(f"{self.label}: {text}\n")
         self._stream.flush()
 

@@ -17,6 +17,7 @@ from musedeep.kinds import (
     Memory,
     Number,
     Numbers,
+    Place,
     Selection,
     Switch,
     Text,
@@ -241,8 +242,9 @@ class RunSettings(_Section):
     threads: int = _setting(1, Number(low=1, integer=True), "threads of each worker process")
     cluster: str = _setting(
         "threads",
-        Text("'threads', 'processes', the address of a dask scheduler, or its scheduler file (.json)"),
-        "where to compute: 'threads', 'processes', a scheduler's address (tcp://...) or its scheduler file",
+        Place(),
+        "where to compute: 'threads', 'processes', and on the command line also a preset (.yaml), a "
+        "scheduler's address (tls://...) or its scheduler file (.json)",
     )
 
     @property

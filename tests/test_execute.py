@@ -1,8 +1,6 @@
 import errno
 import io
-import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -13,8 +11,9 @@ from pathlib import Path
 import dask
 import pytest
 
-from musedeep import InputError, MemoryLimitError, UsageError, WorkError
-from musedeep.execute import Progress, check_workers, connect, run_tasks
+from musedeep import InputError, WorkError
+from musedeep.clusters import connect
+from musedeep.execute import Progress, run_tasks
 
 
 def square(item):
@@ -59,7 +58,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(scope="module")
 def client():
-    with connect("1GB", workers=2, threads_per_worker=1, kind="processes") as client:
+    with connect("processes", memory="1GB", workers=2) as client:
         yield client
 
 
@@ -208,69 +207,52 @@ def test_no_futures_stay_behind(client):
     wait_until(lambda: not client.futures)
 
 
+def test_items_that_failed_wait_until_the_others_are_done():
+    order = []
+
+    def work(item):
+        order.append(item)
+        if item == 2:
+            raise RuntimeError("two is not allowed")
+        return item
+
+    with pytest.raises(WorkError, match="1 of the tasks failed 3 times:\n  2: RuntimeError: two"):
+        list(run_tasks(work, range(10), workers=1, window=1))
+    assert order == [*range(10), 2, 2]
+
+
+def test_when_the_first_items_all_fail_they_are_tried_again_before_the_others():
+    tried = []
+
+    def fail(item):
+        tried.append(item)
+        raise RuntimeError("nothing works")
+
+    with pytest.raises(WorkError, match="5 of the tasks failed 3 times"):
+        list(run_tasks(fail, range(1000), workers=1))
+    assert len(tried) < 40
+
+
 def test_an_item_that_kills_every_worker_is_named():
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        connect("1GB", workers=1, kind="processes") as client,
-        pytest.raises(WorkError, match="1: KilledWorker"),
+        connect("processes", memory="1GB", workers=1) as client,
+        pytest.raises(
+            WorkError, match="1: KilledWorker: the workers that did it died; they were killed, out of memory"
+        ),
     ):
         list(run_tasks(kill_worker_always, range(3), client=client, retries=0))
 
 
-def test_workers_with_too_little_memory_are_refused(client):
-    check_workers(client, 10**9)
-    with pytest.raises(MemoryLimitError, match="has a limit of 1.30 GB, but memory = 3.00 GB"):
-        check_workers(client, 3 * 10**9)
-
-
-def test_a_running_scheduler_is_used_and_left_running(client, tmp_path):
-    with connect(kind=client.scheduler.address) as other:
-        assert dict(run_tasks(square, range(4), client=other)) == {n: n * n for n in range(4)}
-    scheduler_file = tmp_path / "scheduler.json"
-    # What `dask scheduler --scheduler-file` writes has more in it, but only this is needed.
-    scheduler_file.write_text(json.dumps({"address": client.scheduler.address}))
-    with connect(kind=str(scheduler_file)) as other:
-        wait_until(lambda: len(other.nthreads()) == 2)
-    # A worker that an earlier test killed may be on its way back.
-    wait_until(lambda: len(client.nthreads()) == 2)
-
-
-def test_threads_need_no_client():
-    with connect(kind="threads") as client:
-        assert client is None
-
-
-def test_the_dashboard_listens_on_this_machine_only(client):
-    assert re.match(r"http://127\.0\.0\.1:\d+", client.dashboard_link)
-    assert client.scheduler.address.startswith("tcp://127.0.0.1:")
-
-
-@pytest.mark.parametrize("kind", ["slrum", "", "localhost:8786"])
-def test_an_unknown_cluster_is_refused(kind):
-    with pytest.raises(UsageError, match=f"cluster = {kind!r} is not allowed: give 'threads', 'processes'"):
-        with connect(kind=kind):
-            pass
-
-
-def test_a_scheduler_that_does_not_answer_is_named(tmp_path, monkeypatch):
-    with pytest.raises(UsageError, match="there is no scheduler file .*missing.json"):
-        with connect(kind=str(tmp_path / "missing.json")):
-            pass
-    monkeypatch.setattr("musedeep.execute._PATIENCE", "1s")
-    with pytest.raises(UsageError, match="no dask scheduler answers at tcp://127.0.0.1:9 "):
-        with connect(kind="tcp://127.0.0.1:9"):
-            pass
-
-
 def test_a_scheduler_that_dies_ends_the_run_with_a_clear_error(monkeypatch, tmp_path):
-    monkeypatch.setattr("musedeep.execute._PATIENCE", "1s")
+    monkeypatch.setattr("musedeep.clusters._PATIENCE", "1s")
     place = tmp_path / "scheduler.json"
     command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"]
     command += ["--no-dashboard", "--scheduler-file", str(place)]
     scheduler = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_until(lambda: place.exists() and place.stat().st_size)
-        with connect(kind=str(place)) as client:
+        with connect(place) as client:
             threading.Timer(0.5, scheduler.kill).start()
             with pytest.raises(WorkError, match="connection to the dask scheduler is lost|was cancelled"):
                 list(run_tasks(square, range(4), client=client))
@@ -322,6 +304,28 @@ def test_a_terminal_gets_a_bar():
         progress.note("a [word] to say")
     text = stream.getvalue()
     assert "combine" in text and "4/4" in text and "a [word] to say" in text
+
+
+def test_the_state_tells_rate_time_and_failures():
+    clock, stream, looks = Clock(), io.StringIO(), []
+    progress = Progress("combine", "blocks", stream=stream, clock=clock, watch=lambda: looks.append(1))
+    progress.start(8)
+    assert progress.state()["seconds_left"] is None and progress.state()["rate"] == 0
+    clock.now += 4
+    progress.advance(2)
+    progress.failure("block 3 failed")
+    state = progress.state()
+    assert (state["label"], state["unit"], state["done"], state["total"]) == ("combine", "blocks", 2, 8)
+    assert (state["rate"], state["seconds_left"], state["failures"]) == (0.5, 12, ["block 3 failed"])
+    assert len(looks) == 1 and stream.getvalue() == "combine: block 3 failed\n"
+
+
+def test_progress_that_is_not_shown_writes_nothing():
+    stream = Terminal()
+    with Progress("combine", stream=stream, shown=False) as progress:
+        list(run_tasks(square, range(5), workers=1, progress=progress))
+        progress.failure("block 3 failed")
+    assert stream.getvalue() == "" and progress.failures == ["block 3 failed"]
 
 
 def test_nothing_is_written_without_progress(capsys):

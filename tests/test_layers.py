@@ -17,16 +17,17 @@ PATHS = sorted(PACKAGE.rglob("*.py"))
 
 # Imports point down. Rooms of one level import each other only from `execute` and `plan` downwards.
 LEVELS = [
-    {"errors", "kernels", "kinds", "muse", "options", "progress", "settings", "thresholds"},
+    {"errors", "kernels", "kinds", "muse", "options", "presets", "progress", "settings",
+     "thresholds"},
     {
         "accessor", "arena", "block", "correlation", "depth", "exposures", "field", "fitsstream", "grid",
         "images", "keywords", "layout", "lineage", "lock", "masks", "names", "offsets", "pixtable",
         "reads", "recipe", "resolution", "shards", "simulate", "sky", "store", "weights", "witness",
     },
-    {"execute", "plan"},
+    {"clusters", "execute", "plan", "ranks"},
     {"align", "combine", "ingest", "products", "reduce", "select", "validate"},
     {"qc"},
-    {"demo", "explore"},
+    {"demo", "explore", "monitor"},
     {"pipeline"},
     {"cli"},
     {"__main__"},
@@ -35,8 +36,9 @@ FREE_LEVELS = {0, 1, 2}
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
 MAY_IMPORT = {
-    "dask": {"accessor", "combine", "execute"},
-    "distributed": {"execute"},
+    "dask": {"accessor", "clusters", "combine"},
+    "dask_jobqueue": {"clusters"},
+    "distributed": {"clusters", "monitor", "ranks"},
     "zarr": {"store"},
     "numba": {"kernels"},
     "matplotlib": {"align", "demo", "qc"},
@@ -140,7 +142,9 @@ def test_kernels_import_numpy_and_numba_only():
 def test_what_is_imported_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     # What only some wish for is imported where they ask for it.
-    declared = [*project["dependencies"], *project["optional-dependencies"]["notebook"]]
+    declared = [*project["dependencies"]]
+    for extra in ("notebook", "cluster"):
+        declared += project["optional-dependencies"][extra]
     declared = {re.match(r"[\w-]+", text)[0].lower().replace("_", "-") for text in declared}
     homes = packages_distributions()
     for path in PATHS:

@@ -14,7 +14,7 @@ import pytest
 
 import musedeep as md
 from musedeep import InputError, MemoryLimitError, UsageError
-from musedeep.execute import connect
+from musedeep.clusters import connect
 from musedeep.lock import holder_of, run_lock
 from musedeep.pipeline import plan_stages
 from musedeep.simulate import simulate_exposures
@@ -114,7 +114,7 @@ def test_ctrl_c_ends_workers_in_good_order(field):
 
 
 def test_a_client_that_is_handed_in_is_used(field, expected):
-    with connect("1GB", workers=1, threads_per_worker=2, kind="processes") as client:
+    with connect("processes", memory="1GB", workers=1, threads_per_worker=2) as client:
         md.run(field, client=client, progress=False)
         assert len(client.nthreads()) == 1
         with pytest.raises(MemoryLimitError, match="has a limit of 1.30 GB, but memory = 2.00 GB"):

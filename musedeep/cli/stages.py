@@ -13,6 +13,7 @@ from musedeep.cli.command import (
     with_settings,
 )
 from musedeep.cli.output import bytes_text, plain, print_json, print_plans, print_report, summary
+from musedeep.cli.work import work_lines
 from musedeep.errors import UsageError
 
 __all__ = []
@@ -121,6 +122,8 @@ def _status(field, as_json):
     if holder:
         running = f"running: process {holder['pid']} on {holder['host']} since {holder['started']}"
     click.echo(f"  {running}")
+    for line in work_lines(state["work"]):
+        click.echo(f"  {line}")
 
 
 @with_settings(*RUN_SECTIONS)

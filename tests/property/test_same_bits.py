@@ -21,7 +21,7 @@ from musedeep import block, combine, plan, reads
 from musedeep.block import combine_block
 from musedeep.combine import combine_to_store
 from musedeep.errors import InputError, MemoryLimitError
-from musedeep.execute import connect
+from musedeep.clusters import connect
 from musedeep.ingest import ingest_exposures
 from musedeep.recipe import prepare
 
@@ -190,7 +190,7 @@ def test_threads_give_the_same_bits(four, four_maps, tmp_path, many_blocks, work
 
 def test_processes_give_the_same_bits(four, four_maps, tmp_path, many_blocks):
     field = make_field(files_of(four), tmp_path, offsets=four.settings.combine.offsets)
-    with connect(memory="1GB", workers=2, threads_per_worker=1, kind="processes") as client:
+    with connect("processes", memory="1GB", workers=2) as client:
         ingest_exposures(field, client=client)
         total = combine_to_store(field, client=client)
         lazy = combine.combine_exposures(field).flux[3:9].compute(scheduler=client)

@@ -1,0 +1,129 @@
+"""What a run tells about itself while it goes on: a file that `musedeep status` reads, and dask's report."""
+
+import json
+import logging
+import os
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from musedeep.execute import resident_bytes
+
+__all__ = ["Monitor", "performance", "read_state"]
+
+_EVERY = 5.0
+_MOST_FAILURES = 20
+_log = logging.getLogger(__name__)
+
+
+class Monitor:
+    """Writes how far a run is to a file, every few seconds.
+
+    Parameters
+    ----------
+    path : Path
+        The file; replaced as a whole, so that a reader never sees half of it.
+    client : distributed.Client, optional
+        Whose workers are told about; this process without one.
+    """
+
+    def __init__(self, path, client=None):
+        self._path = path
+        self._client = client
+        self._written = 0.0
+        self.progress = None
+        path.unlink(missing_ok=True)
+
+    def look(self):
+        """Write the state, unless it was written a moment ago."""
+        now = time.monotonic()
+        if self.progress is None or now - self._written < _EVERY:
+            return
+        self._written = now
+        state = self.progress.state()
+        state["failures"] = state["failures"][-_MOST_FAILURES:]
+        state |= {"written": time.time(), "workers": self._workers(), "dashboard": self._dashboard()}
+        beside = self._path.with_name(f"{self._path.name}.writing")
+        # A disk without room stops the work itself with a message; here it only costs the news.
+        with suppress(OSError):
+            beside.write_text(json.dumps(state))
+            beside.replace(self._path)
+
+    def _dashboard(self):
+        return self._client.dashboard_link if self._client is not None else None
+
+    def _workers(self):
+        """Name, threads, tasks at work, memory in use and allowed [bytes] of every worker."""
+        if self._client is None:
+            return [
+                {
+                    "name": f"process {os.getpid()}",
+                    "threads": None,
+                    "working": None,
+                    "memory": resident_bytes(),
+                    "limit": None,
+                }
+            ]
+        try:
+            workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        except Exception:  # the connection is lost; the work itself will say so
+            return []
+        return [
+            {
+                "name": str(info["name"]),
+                "threads": info["nthreads"],
+                "working": info["metrics"]["executing"],
+                "memory": info["metrics"]["memory"],
+                "limit": info["memory_limit"],
+            }
+            for info in workers.values()
+        ]
+
+
+def read_state(path):
+    """What `Monitor` wrote last.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    dict or None
+        None where nothing was written, or nothing that can be read.
+    """
+    try:
+        state = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return state if isinstance(state, dict) else None
+
+
+@contextmanager
+def performance(client, path):
+    """Keep dask's report of what happens in a ``with`` block: one HTML file that needs no network.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    path : Path
+        Written when the block ends, also after an error. Needs bokeh; without it, the log says so.
+    """
+    try:
+        import bokeh  # noqa: F401  (dask draws the report with it)
+    except ImportError:
+        _log.info("no performance report: it needs bokeh (pip install 'musedeep[cluster]')")
+        yield
+        return
+    from distributed import performance_report
+
+    report = performance_report(filename=str(path), mode="inline")
+    with client.as_current():
+        report.__enter__()
+        try:
+            yield
+        finally:
+            # A scheduler that is gone takes the report with it; the error that is on its way matters more.
+            with suppress(Exception):
+                report.__exit__(None, None, None)
+                _log.info("performance report: %s", Path(path))
