@@ -11,6 +11,7 @@ from astropy.wcs import WCS
 from cubes import UNIT, fitsverify, make_arrays, make_field, make_grid, names_in
 from test_images import reference_image, write_filter_list
 
+from musedeep.depth import measure_depth
 from musedeep.errors import InputError, UsageError, WorkError
 from musedeep.grid import VoxelGrid
 from musedeep.products import write_products
@@ -93,6 +94,83 @@ def test_images_and_maps(written):
     assert header["ESO DRS MUSE DEEP NPLANES"] == planes.sum()
     assert header["ESO DRS MUSE DEEP MAP"] == "mean over planes inside filter white"
     assert fits.getheader(paths["EXPOSURE_MAP"], 1)["BUNIT"] == "s"
+
+
+def test_depth_and_its_map(written):
+    grid, arrays, paths = written
+    header = fits.getheader(paths["DATACUBE_DEEP"])
+    store = CubeStore(paths["DATACUBE_DEEP"].parents[1] / "cube.zarr")
+    depth = measure_depth(store, header["SKY_RES"])
+    assert header["PIXNOISE"] == pytest.approx(depth.pixel_sigma * 1e-20)
+    assert header["ESO QC DEEP PIXNOISE ESO"] == pytest.approx(depth.eso_pixel_sigma)
+    assert header["ABMAGLIM"] == pytest.approx(depth.limit)
+    assert header["ESO QC DEEP ABMAGLIM LOC"] == pytest.approx(depth.local.median)
+    assert header["ESO QC DEEP ABMAGLIM BOX"] == 32
+    seen = np.isfinite(arrays["flux"]).any(axis=0)
+    with fits.open(paths["DEPTH_MAP"]) as hdus:
+        np.testing.assert_array_equal(hdus["DATA"].data, depth.local.map(seen))
+        assert hdus["DATA"].header["BUNIT"] == "mag" and (~np.isnan(hdus["DATA"].data) == seen).all()
+    for name in NAMES[1:]:
+        assert "ABMAGLIM" not in fits.getheader(paths[name]) and "SPEC_RES" not in fits.getheader(paths[name])
+
+
+def test_peak_of_the_background_and_exposure_time_of_the_pipeline(tmp_path):
+    grid = make_grid((3, 90, 80), start=5000.0)
+    arrays = make_arrays(grid)
+    arrays["flux"] = np.random.default_rng(1).normal(2, 3, grid.shape).astype("f4")
+    arrays["variance"][:] = 9
+    field = make_field(tmp_path, grid, arrays, block=(3, 90, 80))
+    header = fits.getheader(write_products(field)[0])
+    assert header["ESO QC DEEP HISTO MODE"] == pytest.approx(2, abs=0.5)
+    assert header["ESO QC DEEP HISTO 17"] == pytest.approx(2 - 2.8 * 3 / 3**0.5, abs=0.8)
+    assert header["ESO QC DEEP HISTO SIGMA"] == pytest.approx(3 / 3**0.5, rel=0.2)
+    assert header["ESO QC DEEP EXPTIME PIPE"] == pytest.approx(2703 * 90000 / (90 * 80), rel=1e-6)
+
+
+def test_fluxes_in_another_unit_have_no_magnitudes(tmp_path, caplog):
+    field = make_field(tmp_path)
+    CubeStore(field.cube_path).set_attributes(unit="count")
+    cube, *_, depth = write_products(field)
+    header = fits.getheader(cube)
+    assert not {"ABMAGLIM", "PIXNOISE", "ESO QC DEEP ABMAGLIM LOC"} & set(header)
+    assert "ABMAGLIM cannot be told of this cube and is left out" in caplog.text
+    assert fits.getheader(cube, "STAT")["BUNIT"] == "(count)**2"
+    assert np.isnan(fits.getdata(depth)).all()
+    assert fitsverify(cube).strip() == f"verification OK: {cube}"
+
+
+def test_names_of_the_archive_and_settings_of_the_header(tmp_path):
+    field = make_field(tmp_path, names="origfile", raw_suffix=True, publication="doi:10.1/x")
+    paths = write_products(field)
+    name = "MU_{}_200100_2014-08-10T01:02:03.456_WFM-NOAO-N_OBJ.fits"
+    assert [path.name for path in paths[:3]] == [name.format(code) for code in ("SCBD", "SIMD", "SXPM")]
+    header = fits.getheader(paths[0])
+    assert (header["PIPEFILE"], header["ORIGFILE"]) == (paths[0].name, paths[0].name)
+    assert [header[f"ASSON{n}"] for n in (1, 2)] == [paths[1].name, paths[2].name]
+    assert header["PROV1"].endswith(".fits") and header["REFERENC"] == "doi:10.1/x"
+    plain = write_products(make_field(tmp_path / "plain"))
+    header = fits.getheader(plain[0])
+    assert (header["PIPEFILE"], header["ORIGFILE"]) == ("DATACUBE_DEEP.fits", paths[0].name)
+    assert not header["PROV1"].endswith(".fits") and header["REFERENC"] == ""
+
+
+def test_the_white_light_image_is_the_first_partner(tmp_path):
+    write_filter_list(tmp_path / "list.fits")
+    field = make_field(tmp_path, make_grid(start=5080.0))
+    paths = write_products(field, filters=["Johnson_v", "white"], filter_list=tmp_path / "list.fits")
+    header = fits.getheader(paths[0])
+    assert [header[f"ASSON{n}"] for n in (1, 2)] == ["IMAGE_FOV_DEEP.fits", "IMAGE_FOV_DEEP_Johnson_v.fits"]
+    found = [fits.getheader(path)["PRODCATG"] for path in paths]
+    image, white, expmap = "ANCILLARY.IMAGE", "ANCILLARY.IMAGE.WHITELIGHT", "ANCILLARY.EXPMAP"
+    assert found == ["SCIENCE.CUBE.IFS", image, white, expmap, image, image, image]
+
+
+def test_a_name_too_long_for_the_archive_is_refused(tmp_path):
+    write_filter_list(tmp_path / "list.fits")
+    field = make_field(tmp_path, make_grid(start=5080.0), names="origfile")
+    field.exposures[-1].header["ESO INS MODE"] = "WFM-NOAO-N-EXTRA"
+    with pytest.raises(UsageError, match="has 74 letters, ESO's archive takes 68"):
+        write_products(field, filters=["Johnson_v"], filter_list=tmp_path / "list.fits")
 
 
 def test_images_lie_where_the_cube_lies(written):

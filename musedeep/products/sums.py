@@ -102,7 +102,8 @@ class CubeSums:
         depth = self._depth.depth(
             header["SKY_RES"] / max(self._grid.step_arcsec), (header["WAVELMIN"], header["WAVELMAX"])
         )
-        files["DEPTH_MAP"].write(1, 0, depth.local.map(np.isfinite(mean)))
+        # Fluxes in other units have no magnitudes.
+        files["DEPTH_MAP"].write(1, 0, depth.local.map(np.isfinite(mean) & (self._unit == FLUX_UNIT)))
         values = self._measured(depth, next(iter(images.values()), (mean, None))[0])
         values[f"{_QC} EXPTIME PIPE"] = _pipeline_seconds(header, images)
         return _set_values(header, values)
@@ -114,7 +115,7 @@ class CubeSums:
             f"{_QC} HISTO 17": peak.histo_17,
             f"{_QC} HISTO SIGMA": peak.sigma,
         }
-        if self._unit == FLUX_UNIT:  # fluxes in other units have no magnitudes
+        if self._unit == FLUX_UNIT:
             values |= {
                 "PIXNOISE": depth.pixel_sigma * 1e-20,
                 "ABMAGLIM": depth.limit,
