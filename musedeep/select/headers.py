@@ -27,13 +27,15 @@ KEYWORDS = (
 _WANTED = frozenset(KEYWORDS)
 
 
-def find_files(paths):
+def find_files(paths, but_not=None):
     """FITS files of paths, folders and patterns.
 
     Parameters
     ----------
     paths : iterable of path
         A folder stands for all FITS files in and below it.
+    but_not : Path, optional
+        A folder that is passed over when it lies in another one.
 
     Returns
     -------
@@ -48,7 +50,8 @@ def find_files(paths):
             matches = Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))
         for match in matches:
             if match.is_dir():
-                found.update(p for p in match.rglob("*") if p.name.lower().endswith(_SUFFIXES))
+                below = (p.absolute() for p in match.rglob("*") if p.name.lower().endswith(_SUFFIXES))
+                found.update(p for p in below if but_not is None or not p.is_relative_to(but_not))
             elif match.exists():
                 found.add(match)
     return sorted(path.absolute() for path in found)

@@ -15,7 +15,7 @@ _DETECT = 12.0
 _LEAST_COVER = 0.6
 _MOST_SCATTER = 0.4
 _WIDEST = 14
-_TRIALS = 4
+_TRIALS = 6
 _HALF_PROFILE = 12
 _KERNEL = 1.5
 _APART = 4
@@ -159,6 +159,9 @@ def _measured(scaled, valid, angle, distance):
     with np.errstate(all="ignore"):
         profile = np.array([np.nanmedian(line[use]) if np.isfinite(line[use]).any() else 0 for line in strip])
     sigma = float(profile[_HALF_PROFILE - 2 : _HALF_PROFILE + 3].max())
+    # On the wing of something brighter there is no ridge.
+    if profile.max() > 1.3 * sigma:
+        return None
     ridge = np.nanmax(np.where(inside, strip, -np.inf)[_HALF_PROFILE - 2 : _HALF_PROFILE + 3, use], axis=0)
     if sigma <= 0.5 or np.mean(ridge > sigma / 2) < _LEAST_COVER:
         return None

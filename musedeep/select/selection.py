@@ -148,7 +148,7 @@ def select_exposures(paths=(), output=None, *, accept=(), progress=None, **chang
     notes = read_notes(settings.grades, settings.nightlog, settings.known_bad)
     index = Index(folder / "index.json" if folder else None)
     paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    files = find_files(paths)
+    files = find_files(paths, folder)
     if paths and not files:
         raise InputError(f"no FITS file matches {', '.join(map(str, paths))}; check the paths")
     read = index.update(files, progress)
