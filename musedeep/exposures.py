@@ -3,11 +3,17 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import cached_property
 
 from musedeep.errors import InputError, UsageError
 
-__all__ = ["ExposureList", "Source"]
+__all__ = ["ExposureList", "Source", "night_of"]
+
+
+def night_of(date_obs):
+    """The night of an exposure: the date on which it began, at noon of Paranal (16 h UT); str."""
+    return (datetime.fromisoformat(date_obs[:23]) - timedelta(hours=16)).date().isoformat()
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,9 @@ class ExposureList(Sequence):
         ----------
         which : str or sequence of str
             ``"all"``; DATE-OBS values; ``"half:A"`` for the 1st, 3rd, 5th, ..., ``"half:B"`` for the others;
-            ``"every:K"`` for the 1st, (K+1)th, ...; or ``"without=DATE-OBS,..."`` for all but those.
+            ``"every:K"`` for the 1st, (K+1)th, ...; ``"night:odd"`` for those of the 1st, 3rd, ... night and
+            ``"night:even"`` for the others; ``"ob:NAME"`` for those of one observing block, by its name or
+            number; or ``"without=DATE-OBS,..."`` for all but those.
 
         Returns
         -------
@@ -98,6 +106,13 @@ class ExposureList(Sequence):
             chosen = places["AB".index(which[-1]) :: 2]
         elif isinstance(which, str) and which.startswith("every:"):
             chosen = places[:: int(which.removeprefix("every:"))]
+        elif which in ("night:odd", "night:even"):
+            nights = [night_of(date) for date in self.dates]
+            wanted = sorted(set(nights))[which == "night:even" :: 2]
+            chosen = [place for place in places if nights[place] in wanted]
+        elif isinstance(which, str) and which.startswith("ob:"):
+            name = which.removeprefix("ob:")
+            chosen = [place for place in places if name in (self[place].ob_name, self[place].ob_id)]
         elif isinstance(which, str) and which.startswith("without="):
             left_out = self._places_of(which.removeprefix("without=").split(","))
             chosen = [place for place in places if place not in left_out]

@@ -27,6 +27,7 @@ def field_of(deep):
     Returns
     -------
     Field
+        Of the exposures of the cube alone.
 
     Raises
     ------
@@ -41,7 +42,8 @@ def field_of(deep):
     field = open_field(deep.attrs["folder"])
     recorded = deep.attrs["settings"]
     dates = [exposure["date_obs"] for exposure in deep.attrs["exposures"]]
-    missing = sorted(set(dates) - {date[:23] for date in field.exposures.dates})
+    sources = tuple(source for source in field.sources if source.date_obs[:23] in dates)
+    missing = sorted(set(dates) - {source.date_obs[:23] for source in sources})
     if missing:
         raise InputError(
             f"{field.toml} lists exposure {missing[0]} no more, which the cube was made of; add it again"
@@ -52,7 +54,7 @@ def field_of(deep):
         products=field.settings.products,
         run=field.settings.run,
     )
-    return dataclasses.replace(field, settings=settings.changed(select=dates))
+    return dataclasses.replace(field, sources=sources, settings=settings.changed(select="all"))
 
 
 def recipe_of(deep):

@@ -125,7 +125,8 @@ class CombineSettings(_Section):
     select: str | tuple = _setting(
         "all",
         Selection(),
-        "exposures: 'all', DATE-OBS values, 'half:A', 'half:B', 'every:K', 'without=DATE-OBS,...'",
+        "exposures: 'all', DATE-OBS values, 'half:A', 'half:B', 'every:K', 'night:odd', 'night:even', "
+        "'ob:NAME' or 'without=DATE-OBS,...'",
     )
     keep_dq: tuple = _setting((), Words(_dq_names), "DQ bits that do not make a row bad")
 

@@ -29,7 +29,7 @@ class Witnessed(NamedTuple):
         See `kernels.window`.
     voxel : (n, 3) int64
         Voxel (plane, y, x) of the grid in which the row lies.
-    x, y, wavelength : (n,) float64
+    x, y, plane, wavelength : (n,) float64
         Where it lies: 0-based voxel coordinates, Angstrom in the medium of the grid.
     value, variance : (n,) float32
         With the flux scale applied.
@@ -48,6 +48,7 @@ class Witnessed(NamedTuple):
     voxel: np.ndarray
     x: np.ndarray
     y: np.ndarray
+    plane: np.ndarray
     wavelength: np.ndarray
     value: np.ndarray
     variance: np.ndarray
@@ -92,7 +93,7 @@ def _no_rows(recipe):
     parts, states, voxels = np.zeros(0, str), np.zeros(0, np.uint8), np.zeros((0, 3), np.int64)
     singles = np.zeros(0, np.float32)
     return Witnessed(
-        ints, parts, ints, states, voxels, floats, floats, floats, singles, singles, floats, singles,
+        ints, parts, ints, states, voxels, floats, floats, floats, floats, singles, singles, floats, singles,
         np.zeros((0, d, d, d)),
     )  # fmt: skip
 
@@ -141,6 +142,7 @@ class _Witness(Tile):
             voxel=voxel,
             x=voxel[:, 2] + payload[0],
             y=voxel[:, 1] + payload[1],
+            plane=self.recipe.grid.plane_of(self.box.centres[place[:, 0]] + payload[2]),
             wavelength=self.box.centres[place[:, 0]] + payload[2],
             value=self.payload[3, index].copy(),
             variance=self.payload[4, index].copy(),

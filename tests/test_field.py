@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from musedeep import InputError, UsageError
+from musedeep.exposures import night_of
 from musedeep.field import Field, open_field
 from musedeep.kinds import memory_bytes
 from musedeep.settings import SECTIONS, Mask, Settings, setting_fields
@@ -204,6 +205,32 @@ def test_exposures_are_sorted_and_found_by_date_and_name(field):
 def test_selection(field, which, places):
     assert field.exposures.select(which) == places
     assert field.changed(select=which).settings.combine.select == which
+
+
+def test_selection_by_night_and_by_observing_block(write_table, tmp_path):
+    """A night begins at noon at the telescope; nights are counted as they come, whatever their dates."""
+    dates = [
+        "2014-08-10T23:00:00.000",
+        "2014-08-11T04:00:00.000",
+        "2014-08-11T23:30:00.000",
+        "2014-08-13T02:00:00.000",
+    ]
+    blocks = ["a", "a", "b", "b"]
+    paths = [
+        write_table(n, date_obs=date, **{"ESO OBS NAME": f"udf {block}", "ESO OBS ID": 100 + n // 2})
+        for n, (date, block) in enumerate(zip(dates, blocks, strict=True))
+    ]
+    field = Field.from_exposures(paths, tmp_path / "nights")
+    assert [night_of(date) for date in dates] == ["2014-08-10", "2014-08-10", "2014-08-11", "2014-08-12"]
+    assert field.exposures.select("night:odd") == (0, 1, 3)
+    assert field.exposures.select("night:even") == (2,)
+    assert field.exposures.select("ob:udf b") == (2, 3)
+    assert field.exposures.select("ob:100") == (0, 1)
+    assert field.changed(select="ob:udf b").settings.combine.select == "ob:udf b"
+    with pytest.raises(UsageError, match="leaves none"):
+        field.exposures.select("ob:udf c")
+    with pytest.raises(UsageError, match="night:odd"):
+        field.changed(select="night:first")
 
 
 def test_selection_of_nothing_or_of_the_unknown_is_refused(field):

@@ -1,5 +1,7 @@
 """Look behind a deep cube: rows, cutouts combined otherwise, tests of significance, and earlier versions."""
 
+from musedeep.explore.cutouts import leave_out, recombine, split_exposures
+from musedeep.explore.significance import jackknife, light_curve
 from musedeep.explore.tracing import trace
 
-__all__ = ["trace"]
+__all__ = ["jackknife", "leave_out", "light_curve", "recombine", "split_exposures", "trace"]
