@@ -36,7 +36,7 @@ FREE_LEVELS = {0, 1, 2}
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
 MAY_IMPORT = {
-    "dask": {"accessor", "clusters", "combine"},
+    "dask": {"accessor", "clusters", "combine", "explore"},
     "dask_jobqueue": {"clusters"},
     "distributed": {"clusters", "monitor", "ranks"},
     "zarr": {"store"},
