@@ -53,7 +53,14 @@ class Case:
 
 CASES = {
     "sixteen": Case(
-        BASE | {"wavelength": (6600.0, 6650.0)},
+        BASE
+        | {
+            "field_arcsec": 18.0,
+            "wavelength": (6600.0, 6630.0),
+            "stars": 4,
+            "galaxies": 0,
+            "star_flux": (5e3, 2e4),
+        },
         {
             "exposures": 16,
             "trails": (Trail(3, 35.0, 1.5, 60.0),),

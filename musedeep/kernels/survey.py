@@ -74,9 +74,9 @@ def survey_rows(
         Place in columns and rows counted from `corner`, scaled value and variance.
     usable : (n,) uint8, out
         1 for rows within the box.
-    planes : (nz, 6) float64, in and out
+    planes : (nz, 7) float64, in and out
         Of blank sky by plane of the grid: number, sums of the value, of the difference to the cube, of this
-        in units of its expected error, of its square, and outliers.
+        in units of its expected error, of its square, outliers, and the sum of the expected variance.
     slices : (1152, 4) float64, in and out
         By slice (48 * IFU + slice, from 0): number, sums of value, of difference, and of its variance.
     columns : (128, 4) float64, in and out
@@ -119,6 +119,7 @@ def survey_rows(
         planes[plane, 2] += d
         planes[plane, 3] += d / math.sqrt(expected)
         planes[plane, 4] += d * d / expected
+        planes[plane, 6] += expected
         s = np.int64((origin[r] >> np.uint32(6)) & np.uint32(0x1F)) - 1
         s = s * 48 + np.int64(origin[r] & np.uint32(0x3F)) - 1
         if 0 <= s < slices.shape[0]:

@@ -63,8 +63,12 @@ def diagnose(evidence, rejections=None):
     Diagnosis
     """
     misalignment, check = find_misalignment(evidence)
-    instrumental = [find_quadrants(evidence), find_ifu_levels(evidence), find_slice_edges(evidence)]
-    trail, trails = find_trails(evidence, {date for found in instrumental for date in found.exposures})
+    quadrant, ifu, edge = find_quadrants(evidence), find_ifu_levels(evidence), find_slice_edges(evidence)
+    trail, trails = find_trails(evidence, {*quadrant.exposures, *ifu.exposures, *edge.exposures})
+    # a trail brightens the IFUs that it crosses, a quadrant those in it, and the ends of their slices
+    quadrant = quadrant.without(trail.exposures)
+    edge = edge.without({*trail.exposures, *quadrant.exposures})
+    ifu = ifu.without({*trail.exposures, *quadrant.exposures, *edge.exposures})
     shift, lines = find_line_shifts(evidence)
     peak = flux_peak(evidence.deep.white)
     findings = [
@@ -75,7 +79,9 @@ def diagnose(evidence, rejections=None):
         trail,
         find_saturation(evidence),
         find_levels(evidence),
-        *instrumental,
+        quadrant,
+        ifu,
+        edge,
         find_wide_peak(evidence, peak),
         find_over_subtraction(evidence, peak),
         find_sky_noise(evidence),

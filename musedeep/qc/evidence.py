@@ -1,7 +1,7 @@
 """What the diagnostics look at, and what they find."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -45,6 +45,16 @@ class Finding:
         # numpy's numbers are no JSON
         for name, kind in (("value", float), ("threshold", float), ("alarm", bool)):
             object.__setattr__(self, name, kind(getattr(self, name)))
+
+    def without(self, dates):
+        """The same, with some exposures explained by something else."""
+        rest = {date: value for date, value in self.values.items() if date not in dates}
+        guilty = tuple(date for date in self.exposures if date not in dates)
+        if guilty == self.exposures or not rest:
+            return self
+        value = max((rest[date] for date in guilty or rest), key=abs)
+        note = self.note if guilty else "no exposure stands out that nothing else explains"
+        return replace(self, value=value, alarm=bool(guilty), exposures=guilty, note=note, values=rest)
 
     @property
     def measured(self):
@@ -131,16 +141,21 @@ class Evidence:
         if not blank.any():
             return good
         smooth = gaussian_filter(np.where(good, others - np.median(others[blank]), 0.0), 1.0)
-        return good & ~binary_dilation(good & (smooth > np.where(good, noise, np.inf)), iterations=2)
+        return good & ~binary_dilation(good & (smooth > np.where(good, 2 * noise, np.inf)))
 
     @cached_property
     def spaxel_noise(self):
-        """Noise of a spaxel of each exposure's white image on blank sky; dict of str to float."""
+        """Noise of a spaxel of each exposure's white image on blank sky; dict of str to float.
+
+        As propagated, but not less than the rows scatter.
+        """
         noise = {}
         for survey in self.surveys:
             blank = self.blank(survey)
             values = survey.white_variance[blank]
-            noise[survey.date_obs] = float(np.sqrt(np.median(values))) if len(values) else math.nan
+            number, _, _, _, square, _, _ = survey.planes.sum(axis=0)
+            honest = max(square / number, 1.0) if number else 1.0
+            noise[survey.date_obs] = float(np.sqrt(np.median(values) * honest)) if len(values) else math.nan
         return noise
 
     def image(self, survey):

@@ -30,7 +30,7 @@ def row_noise(survey, planes):
     float
         NaN with too few rows.
     """
-    number, _, _, mean, square, _ = survey.planes[planes].sum(axis=0)
+    number, _, _, mean, square, _, _ = survey.planes[planes].sum(axis=0)
     if number < _FEWEST_ROWS:
         return math.nan
     return float(square / number - (mean / number) ** 2)

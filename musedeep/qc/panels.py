@@ -3,6 +3,8 @@
 import math
 
 import numpy as np
+from matplotlib.ticker import NullLocator
+from scipy.ndimage import gaussian_filter
 
 from musedeep.qc.deep import APERTURES, BANDS
 from musedeep.qc.sky import line_planes
@@ -54,9 +56,8 @@ def draw_histogram(axes, image, peak, *, close):
         axes.axvline(peak.mode, color=INK, ls="--", lw=0.9)
         if math.isfinite(peak.histo_17):
             axes.axvline(peak.histo_17, color=RED, ls=":", lw=1.1)
-            axes.text(peak.histo_17, 0.97, " −1.7 dex", color=RED, fontsize=7, va="top", ha="right",
-                      transform=axes.get_xaxis_transform(), rotation=90)  # fmt: skip
-        axes.text(peak.mode, 0.97, " mode", fontsize=7, va="top", transform=axes.get_xaxis_transform())
+            _label(axes, peak.histo_17 - 0.2 * width, "−1.7 dex", color=RED, ha="right")
+        _label(axes, peak.mode + 0.3 * width, "mode", color=INK, ha="left")
         axes.set_xlim(low, high)
         title(axes, "histogram around the sky")
     else:
@@ -68,11 +69,27 @@ def draw_histogram(axes, image, peak, *, close):
         axes.stairs(counts, edges, fill=True, color=BLUE, alpha=0.25)
         axes.stairs(counts, edges, color=BLUE, lw=0.9)
         axes.set_xscale("symlog", linthresh=scale, linscale=0.7)
+        axes.set_xticks(_round_ticks(edges[0], edges[-1], scale))
+        axes.xaxis.set_minor_locator(NullLocator())
         title(axes, "histogram, full range")
     axes.set_yscale("log")
-    axes.set_ylim(0.7, None)
+    axes.set_ylim(0.7, 6 * max(counts.max(), 1))
     axes.set_xlabel(r"flux [$10^{-20}$ erg/s/cm²/Å]")
     axes.set_ylabel("spaxels")
+
+
+def _label(axes, x, text, **kwargs):
+    axes.text(x, 0.97, text, fontsize=6.5, va="top", transform=axes.get_xaxis_transform(), **kwargs)
+
+
+def _round_ticks(low, high, least):
+    """Zero and powers of ten on both sides, beyond what is drawn linearly."""
+    ticks = [0.0]
+    for power in range(-8, 12):
+        value = 10.0**power
+        ticks += [value] if 2 * least < value < high else []
+        ticks += [-value] if 2 * least < value < -low else []
+    return sorted(ticks)
 
 
 def draw_noise(axes, deep):
@@ -89,7 +106,7 @@ def draw_noise(axes, deep):
     axes.set_ylabel("noise of a voxel")
     axes.legend(loc="upper left", ncols=2)
     ratio = np.nanmedian(deep.scatter / deep.noise) if np.isfinite(deep.noise).any() else math.nan
-    title(axes, "noise of blank sky", f"ratio {ratio:.2f}; grey: sky lines")
+    title(axes, "noise of blank sky", f"ratio {ratio:.2f}")
 
 
 def runs_of(mask):
@@ -143,13 +160,13 @@ def draw_exposure_map(figure, axes, evidence):
     image = np.where(deep.seconds > 0, deep.seconds / 3600.0, np.nan)
     shown = show_image(axes, image, evidence.grid.step_arcsec[0], cmap="YlGnBu", vmin=0)
     for survey in evidence.surveys:
-        inside = np.isfinite(survey.on_grid(survey.white, deep.white.shape))
-        axes.contour(inside, levels=[0.5], colors=[INK], linewidths=0.35, alpha=0.45)
+        inside = np.isfinite(survey.on_grid(survey.white, deep.white.shape)).astype(float)
+        # the teeth of turned slices are no shape of the pointing
+        axes.contour(gaussian_filter(inside, 2.0), levels=[0.5], colors=[INK], linewidths=0.35, alpha=0.5)
     bar = figure.colorbar(shown, ax=axes, fraction=0.046, pad=0.03)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7, length=2)
-    bar.set_label("hours", fontsize=7)
-    title(axes, "exposure time", f"{len(evidence.surveys)} pointings")
+    title(axes, "exposure time [h]")
 
 
 def draw_bars(axes, values, threshold, label, unit, colours=None):
@@ -179,8 +196,8 @@ def draw_findings(axes, findings):
         ink = RED if found.alarm else INK if found.measured else FAINT
         axes.text(0.085, row, found.name.replace("_", " "), fontsize=7, va="center", color=ink)
         value = f"{found.value:.3g}" if found.measured else "–"
-        axes.text(0.74, row, value, fontsize=7, va="center", ha="right", color=ink)
-        axes.text(0.79, row, f"{found.threshold:g} {found.unit}", fontsize=6.5, va="center", color=FAINT)
+        axes.text(0.79, row, value, fontsize=7, va="center", ha="right", color=ink)
+        axes.text(0.83, row, f"{found.threshold:g} {found.unit}", fontsize=6.5, va="center", color=FAINT)
 
 
 def draw_header(figure, left, right):

@@ -4,6 +4,7 @@ import math
 
 import matplotlib
 import numpy as np
+from matplotlib.ticker import NullLocator
 
 from musedeep.depth import flux_peak, limiting_magnitude, local_limits
 from musedeep.qc import panels
@@ -28,6 +29,7 @@ __all__ = ["depth_of", "draw_deep", "draw_exposure", "draw_growth", "growth"]
 
 _WIDE, _HIGH = 11.7, 8.3
 _STEPS = 12
+_HOURS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 
 def depth_of(evidence, image):
@@ -127,7 +129,7 @@ def draw_exposure(path, number, survey, evidence, diagnosis, rejected):
         if alarms:
             figure.text(0.5, 0.965, ", ".join(alarms), color=RED, fontsize=9, ha="center", va="center")
         places = figure.add_gridspec(
-            2, 4, left=0.04, right=0.97, top=0.87, bottom=0.19, hspace=0.52, wspace=0.3
+            2, 4, left=0.045, right=0.965, top=0.885, bottom=0.185, hspace=0.4, wspace=0.28
         )
         found = survey.sources
         panels.draw_sources(
@@ -177,7 +179,7 @@ def _draw_difference(axes, survey, evidence, diagnosis):
     trail = diagnosis.trails[survey.date_obs]
     note = "±6 σ"
     if survey.date_obs in diagnosis["trail"].exposures:
-        note = f"a line of {trail.sigma:.0f} σ"
+        note = f"line: {trail.sigma:.0f} σ"
         angle = math.radians(trail.angle_deg)
         along = np.array([-1.0, 1.0]) * 2 * max(survey.white.shape)
         x = trail.distance * math.cos(angle) - along * math.sin(angle)
@@ -196,7 +198,7 @@ def _draw_rejected(axes, rejected, survey, evidence):
     top = max(float(np.quantile(rejected, 0.999)), 1.0)
     shown = np.where(np.isfinite(survey.white), rejected, np.nan)
     show_image(axes, shown, evidence.grid.step_arcsec[0], cmap="magma_r", vmin=0, vmax=top)
-    title(axes, "rejected rows", f"{share:.2f} %, up to {int(rejected.max())} a spaxel")
+    title(axes, "rejected rows", f"{share:.2f} %")
 
 
 def _draw_planes(axes, survey, evidence):
@@ -348,10 +350,13 @@ def _draw_depth(axes, grown):
         way = np.geomspace(time[0], time[-1] * 1.02, 20)
         axes.plot(way / 3600, local[0] + 1.25 * np.log10(way / time[0]), color=INK, lw=0.7, ls="--")
     axes.set_xscale("log")
-    axes.set_xlabel("exposure time [h]")
+    low, high = axes.get_xlim()
+    axes.set_xticks([t for t in _HOURS if low <= t <= high], [f"{t:g}" for t in _HOURS if low <= t <= high])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("exposure time [h]; hollow: global value, dashed: 1.25 log t")
     axes.set_ylabel("limiting magnitude [AB]")
     axes.legend(loc="upper left")
-    title(axes, "depth", "filled: in boxes; hollow: global; dashed: 1.25 log t")
+    title(axes, "depth", "in boxes of 32 spaxels")
 
 
 def _draw_peaks(axes, evidence):

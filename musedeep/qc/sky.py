@@ -78,9 +78,10 @@ def find_sky_levels(evidence):
         values[date], sure[date] = math.nan, False
         if min(part.sum() for part in used) < _FEWEST_PLANES:
             continue
-        base = np.median(planes[used[1], 3] / planes[used[1], 0])
-        mean = planes[used[0], 3] / planes[used[0], 0] - base
-        noise = float(np.mean(1 / planes[used[0], 0]))
+        base = np.median(planes[used[1], 2] / planes[used[1], 0])
+        number = planes[used[0], 0]
+        mean = (planes[used[0], 2] / number - base) / np.sqrt(planes[used[0], 6] / number)
+        noise = float(np.mean(1 / number))
         excess = float(np.mean(mean**2)) - noise
         values[date] = math.copysign(math.sqrt(max(excess, 0.0)), float(mean[np.argmax(np.abs(mean))]))
         sure[date] = excess > _SURE * noise * math.sqrt(2 / len(mean))

@@ -26,7 +26,7 @@ _FEWEST_BINS = 24
 _CLIP = 4.0
 _ROWS_AT_ONCE = 2_000_000
 _SLAB_BYTES = 48e6
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class _Work:
         beta = velocity / _LIGHT_KM_S
         earth = math.sqrt((1 - beta) / (1 + beta))
         self.fine = np.array([low * earth - 2.0, _FINE_ANGSTROM, earth])
-        self.planes, self.slices = np.zeros((nz, 6)), np.zeros((24 * 48, 4))
+        self.planes, self.slices = np.zeros((nz, 7)), np.zeros((24 * 48, 4))
         self.columns = np.zeros((128, 4))
         self.lines = np.zeros((math.ceil((high * earth + 2.0 - self.fine[0]) / _FINE_ANGSTROM), 3))
         self.rows = 0

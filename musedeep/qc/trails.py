@@ -17,11 +17,12 @@ _STEP_DEG = 1.0
 _BIN_SPAXELS = 3.0
 # A line must be seen along this share of its way, and its way be this share of the longest.
 _COVERED = 0.6
+_SEEN = 0.5
 _LONG = 0.5
 _PIECES = 8
-_PARALLEL_DEG = 4.0
+_PARALLEL_DEG = 12.0
 # Bins between a line and those that it is held against, and the side of boxes for the correlation.
-_FLANK = 4
+_FLANK = 3
 _BOX = 5
 
 
@@ -58,7 +59,9 @@ def find_trails(evidence, structured=()):
     """
     trails = {}
     for survey in evidence.surveys:
-        trails[survey.date_obs] = straight_line(_difference(evidence, survey))
+        trails[survey.date_obs] = straight_line(
+            _difference(evidence, survey), np.isfinite(survey.white_variance)
+        )
     values = {
         date: 0.0 if date in structured and _along_slices(evidence, date, trail) else trail.sigma
         for date, trail in trails.items()
@@ -83,7 +86,7 @@ def _difference(evidence, survey):
     return np.where(evidence.calm(survey), scaled, np.nan)
 
 
-def straight_line(image):
+def straight_line(image, inside):
     """Find the straight line whose sum stands out most.
 
     Values are clipped, so that a bright spot makes no line, and a line must be bright in most of its pieces.
@@ -92,6 +95,8 @@ def straight_line(image):
     ----------
     image : ndarray, shape (ny, nx)
         In units of its noise; NaN where it does not count.
+    inside : ndarray of bool
+        Spaxels that the exposure covers, whether they count or not.
 
     Returns
     -------
@@ -104,26 +109,36 @@ def straight_line(image):
     values = (values - np.median(values)) / max(robust_scatter(values, lower=True), 1e-30)
     values = np.clip(values, -_CLIP, _CLIP)
     best = Trail(0.0, 0.0, 0.0)
+    covered = np.nonzero(inside)
     for angle in np.arange(0.0, 180.0, _STEP_DEG):
-        normal = columns * math.cos(math.radians(angle)) + rows * math.sin(math.radians(angle))
+        normal = _along_normal(rows, columns, angle)
         for shift in (0.0, 0.5):
             low = normal.min() - shift * _BIN_SPAXELS
             place = ((normal - low) / _BIN_SPAXELS).astype(np.int64)
             count = np.bincount(place)
-            sums = _contrast(np.bincount(place, values), count)
+            way = _along_normal(*covered, angle) - low
+            whole = np.bincount(
+                np.clip(way / _BIN_SPAXELS, 0, len(count) - 1).astype(np.int64), minlength=len(count)
+            )
+            sums = np.where(count >= _SEEN * whole, _contrast(np.bincount(place, values), count), 0.0)
             at = int(np.argmax(sums))
             if sums[at] > best.sigma and _is_covered(rows, columns, values, place == at, angle):
                 best = Trail(float(sums[at]), float(angle), float(low + (at + 0.5) * _BIN_SPAXELS))
     return replace(best, sigma=best.sigma / _correlation(image))
 
 
+def _along_normal(rows, columns, angle):
+    """Distance of places along the normal of lines."""
+    return columns * math.cos(math.radians(angle)) + rows * math.sin(math.radians(angle))
+
+
 def _contrast(sums, count):
-    """Mean along each line over that of the lines on both sides of it, in units of its error."""
+    """Mean along each line over the brighter of the lines on both sides of it, in units of its error."""
     mean = np.where(count > 0, sums / np.maximum(count, 1), np.nan)
     padded = np.pad(mean, _FLANK, constant_values=np.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # lines without a neighbour
-        flanks = np.nanmean([padded[: -2 * _FLANK], padded[2 * _FLANK :]], axis=0)
+        flanks = np.nanmax([padded[: -2 * _FLANK], padded[2 * _FLANK :]], axis=0)
     contrast = (mean - np.nan_to_num(flanks)) * np.sqrt(count / 1.5)
     return np.where(count >= _LONG * count.max(), np.nan_to_num(contrast), 0.0)
 
