@@ -342,7 +342,7 @@ def _combine(field, client, progress):
 
 
 def _products(field, client, progress):
-    from musedeep.products import write_products
+    from musedeep.products import product_notes, write_products
 
     cube = _combined(field)
     if not cube["total"] or cube["done"] < cube["total"]:
@@ -353,7 +353,7 @@ def _products(field, client, progress):
     paths = write_products(field, progress=progress.reach if progress is not None else None)
     if progress is not None:
         progress.close()
-    return None, {"files": [str(path) for path in paths]}
+    return None, {"files": [str(path) for path in paths], "notes": product_notes(field)}
 
 
 def _check_least_memory(field, client):

@@ -8,13 +8,22 @@ import pytest
 from astropy import units
 from astropy.io import fits
 from astropy.wcs import WCS
-from cubes import UNIT, fitsverify, make_arrays, make_field, make_grid, names_in
+from cubes import (
+    UNIT,
+    StandInExposure,
+    exposure_header,
+    fitsverify,
+    make_arrays,
+    make_field,
+    make_grid,
+    names_in,
+)
 from test_images import reference_image, write_filter_list
 
 from musedeep.depth import measure_depth
 from musedeep.errors import InputError, UsageError, WorkError
 from musedeep.grid import VoxelGrid
-from musedeep.products import write_products
+from musedeep.products import product_notes, write_products
 from musedeep.store import CubeStore, Ledger
 
 NAMES = ["DATACUBE_DEEP", "IMAGE_FOV_DEEP", "EXPOSURE_MAP", "EXPOSURE_COUNT", "REJECTED_MAP", "DEPTH_MAP"]
@@ -152,6 +161,18 @@ def test_names_of_the_archive_and_settings_of_the_header(tmp_path):
     header = fits.getheader(plain[0])
     assert (header["PIPEFILE"], header["ORIGFILE"]) == ("DATACUBE_DEEP.fits", paths[0].name)
     assert not header["PROV1"].endswith(".fits") and header["REFERENC"] == ""
+
+
+def test_what_exposures_lack_is_told_in_the_log_and_by_the_run(tmp_path, caplog):
+    field = make_field(tmp_path)
+    for exposure in field.exposures:
+        del exposure.header["ESO OBS PROG ID"]
+    field.exposures.append(StandInExposure(exposure_header(7), 7))  # not in the cube
+    cube = write_products(field)[0]
+    note = "ESO OBS PROG ID is missing in 3 of 3 exposures, the first 2014-08-10T01:02:03.456: PROG_ID does"
+    assert note in caplog.text
+    assert any(text.startswith(note) for text in product_notes(field))
+    assert "PROG_ID" not in fits.getheader(cube)
 
 
 def test_the_white_light_image_is_the_first_partner(tmp_path):

@@ -45,6 +45,8 @@ def print_report(report):
         click.echo(f"{stage.stage:9} {duration(stage.seconds):>12}   {memory}")
         for path in stage.facts.get("files", ()):
             click.echo(f"    {shown(path)}")
+        for note in stage.facts.get("notes", ()):
+            click.echo(f"    note: {note}")
     click.echo(f"done in {duration(report.seconds)}; the log is {shown(Path(report.field).parent / 'log')}")
 
 

@@ -20,7 +20,7 @@ from musedeep.products.files import EXTENSIONS, MAPS, plan_files
 from musedeep.products.sums import MEASURED, CubeSums
 from musedeep.store import CubeStore, Ledger
 
-__all__ = ["associate_files", "cube_file", "write_products"]
+__all__ = ["associate_files", "cube_file", "product_notes", "write_products"]
 
 _KEY = "ESO DRS MUSE DEEP KEY"
 _SIZE = "ESO DRS MUSE DEEP SIZE"
@@ -119,6 +119,22 @@ def cube_file(field):
     """
     earliest = _exposures_of(field, _finished_store(field))[0]
     return Path(field.products_dir) / product_name("DATACUBE_DEEP", earliest, field.settings.products.names)
+
+
+def product_notes(field):
+    """What the exposures of a cube lack for a product by ESO's standard, and what is done about it.
+
+    Parameters
+    ----------
+    field : Field
+        With a finished cube store.
+
+    Returns
+    -------
+    list of str
+        See `musedeep.keywords.missing_keywords`.
+    """
+    return missing_keywords(_exposures_of(field, _finished_store(field)))
 
 
 def associate_files(field, files=(), cards=()):
