@@ -76,8 +76,8 @@ def test_map_mean_passes_over_planes_without_data():
     np.testing.assert_array_equal(MapMean((1, 2)).mean(), [[0, 0]])
 
 
-def write_filter_list(path):
-    table = fits.BinTableHDU(Table({"lambda": [5000.0, 5100.0, 5200.0], "throughput": [0.0, 0.5, 0.0]}))
+def write_filter_list(path, nodes=(5000.0, 5100.0, 5200.0)):
+    table = fits.BinTableHDU(Table({"lambda": np.array(nodes, float), "throughput": [0.0, 0.5, 0.0]}))
     table.header["EXTNAME"], table.header["ZP_VEGA"] = "Johnson_v", 20.5
     fits.HDUList([fits.PrimaryHDU(), table]).writeto(path)
 
