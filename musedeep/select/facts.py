@@ -145,7 +145,7 @@ def describe_dataset(dataset, notes, overrides, settings):
         "pointings": len(pointings),
         "to_reduce": sum(d.candidate.source != "pixel table" for d in taken),
         "sky_exposures": len(dataset.sky),
-        "runs": sorted({d.candidate.run for d in taken}),
+        "runs": sorted({d.candidate.run or "unknown" for d in taken}),
         "pis": sorted({d.candidate.pi for d in taken} - {""}),
         "modes": sorted({d.candidate.mode for d in taken}),
         "targets": sorted({d.candidate.target for d in taken}),

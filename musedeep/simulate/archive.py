@@ -146,6 +146,14 @@ def _mosaics(archive):
     centre = archive.place()
     for n, at in enumerate((*_TWO_BY_TWO * 2, (0, 0), (0, 0))):
         archive.block("mosaic-4+1", f"A2714-{'ab'[n > 7]}", centre, at=at, pi=61)
+    styles = ("{0} P{1}", "{0}-{2}", "{0}_{1:02d}", "{0} {3}", "{0}-pos{1}", "{0} Field{1}", "{2}{0}{1}")
+    bases = ("NGC 4038", "A2744", "HDFS", "NGC 6397", "COSMOS_G", "Orion Bar", "HII")
+    for number, (style, base) in enumerate(zip(styles, bases, strict=True)):
+        centre = archive.place()
+        for n, at in enumerate(_TWO_BY_TWO * 2):
+            name = style.format(base, n % 4 + 1, "ABCD"[n % 4], ("SE", "SW", "NW", "NE")[n % 4])
+            at = np.asarray(at) * (0.8 + 0.04 * number)
+            archive.block(f"mosaic-{number}", name, centre, at=at, exposures=2, pi=63, name=f"ob_{n}")
     centre = archive.place()
     for n, at in enumerate((*_GRID, (29.0, 23.0))):
         for k in range(5 if n < 9 else 10):
@@ -294,7 +302,7 @@ def simulate_archive(directory, headers=2000, seed=1, spare_cards=500):
     directory : path
         Made when it is missing.
     headers : int
-        Number of files; what is not needed for all the traps (about 900) goes into plain fields, and with
+        Number of files; what is not needed for all the traps (931) goes into plain fields, and with
         fewer, every trap has its place still if `headers` is at least that.
     seed : int
     spare_cards : int
