@@ -11,6 +11,7 @@ from pathlib import Path
 from musedeep.errors import InputError, UsageError
 from musedeep.exposures import ExposureList, Source
 from musedeep.kinds import FilePath
+from musedeep.offsets import DATE_OBS_LENGTH, OffsetTable
 from musedeep.settings import SECTIONS, Settings
 
 __all__ = ["Field", "open_field"]
@@ -140,11 +141,36 @@ class Field:
         -------
         OffsetTable or None
         """
-        from musedeep.offsets import OffsetTable
-
-        if self.settings.combine.offsets:
-            return OffsetTable.read(self.settings.combine.offsets)
+        asked = self.settings.combine.offsets
+        if asked != "auto":
+            return OffsetTable.read(asked) if asked != "none" else None
         return OffsetTable.read(self.offsets_path) if self.offsets_path.exists() else None
+
+    def combined_exposures(self, offsets):
+        """The exposures that are combined: those selected, without those that an offset list leaves out.
+
+        Parameters
+        ----------
+        offsets : OffsetTable or None
+
+        Returns
+        -------
+        list of Exposure
+
+        Raises
+        ------
+        InputError
+            None is left.
+        """
+        chosen = [self.exposures[n] for n in self.exposures.select(self.settings.combine.select)]
+        left_out = offsets.left_out if offsets is not None else set()
+        kept = [exposure for exposure in chosen if exposure.date_obs[:DATE_OBS_LENGTH] not in left_out]
+        if not kept:
+            raise InputError(
+                f"{self.toml}: the offset list leaves out all {len(chosen)} exposures; raise scale_limit and "
+                "align again, or correct its column LEFT_OUT"
+            )
+        return kept
 
     def changed(self, **changes):
         """The same field with other settings; field.toml stays as it is until `write`.

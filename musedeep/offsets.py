@@ -57,8 +57,8 @@ class OffsetTable:
     ----------
     table : astropy.table.Table
         Columns DATE_OBS (str), RA_OFFSET and DEC_OFFSET (deg, or with a unit of angle); optional MJD_OBS
-        (day), ROTATION (deg), FLUX_SCALE and anything else, e.g. errors. Missing optional ones are filled
-        with NaN.
+        (day), ROTATION (deg), FLUX_SCALE, LEFT_OUT (1: not to be combined) and anything else, e.g. errors.
+        Missing ones of the first three are filled with NaN.
 
     Attributes
     ----------
@@ -85,6 +85,14 @@ class OffsetTable:
 
     def __len__(self):
         return len(self.table)
+
+    @property
+    def left_out(self):
+        """Exposures that must not be combined, as a set of DATE-OBS: those whose column LEFT_OUT is not 0."""
+        if "LEFT_OUT" not in self.table.colnames:
+            return set()
+        marked = np.nan_to_num(_numbers(self.table["LEFT_OUT"], "LEFT_OUT")) != 0
+        return {str(date)[:DATE_OBS_LENGTH] for date in self.table["DATE_OBS"][marked]}
 
     @classmethod
     def read(cls, path):

@@ -1,4 +1,4 @@
-"""The stages of a field in their order, skipping what is done: ingest, combine, products."""
+"""The stages of a field in their order, skipping what is done: align, ingest, combine, products."""
 
 import logging
 import os
@@ -32,9 +32,9 @@ __all__ = [
     "status",
 ]
 
-STAGES = ("ingest", "combine", "products")
+STAGES = ("align", "ingest", "combine", "products")
 
-_UNITS = {"ingest": "parts", "combine": "blocks", "products": "planes"}
+_UNITS = {"align": "images", "ingest": "parts", "combine": "blocks", "products": "planes"}
 _log = logging.getLogger(__name__)
 
 
@@ -120,7 +120,7 @@ def run(field, client=None, *, stages=STAGES, progress=True):
     client : distributed.Client, optional
         Where to run. Without it, ``cluster``, ``workers`` and ``threads`` of the field's settings decide.
     stages : sequence of str, optional
-        Which of ``"ingest"``, ``"combine"``, ``"products"``.
+        Which of ``"align"``, ``"ingest"``, ``"combine"``, ``"products"``.
     progress : bool, optional
         Show how far it is, on standard error.
 
@@ -182,7 +182,8 @@ def align(exposures, output=None, client=None, *, progress=True, **changes):
     paths : list of Path
         What was written.
     """
-    from musedeep.align import align_exposures, draw_alignment
+    from musedeep.align import align_exposures
+    from musedeep.align.stage import write_alignment
 
     if isinstance(exposures, str | Path):
         exposures = open_field(exposures)
@@ -190,12 +191,8 @@ def align(exposures, output=None, client=None, *, progress=True, **changes):
     shown = Progress("align", "images") if progress else None
     found = align_exposures(exposures, client=client, progress=shown, **changes)
     path = Path(output) if output is not None else exposures.offsets_path
-    beside = exposures.qc_dir if is_field and output is None else path.parent
-    beside.mkdir(parents=True, exist_ok=True)
-    paths = [found.write(path), draw_alignment(found, beside / f"{path.stem}.png")]
-    if path.suffix != ".ecsv":
-        paths.append(found.write(beside / f"{path.stem}.ecsv"))
-    return found, paths
+    own = exposures if is_field and output is None else None
+    return found, write_alignment(found, path, own.qc_dir if own else path.parent, key_of=own)
 
 
 def plan_stages(field, stages=STAGES):
@@ -209,11 +206,16 @@ def plan_stages(field, stages=STAGES):
     Returns
     -------
     list of Plan
-        For ingest, and for combine once the exposures are ingested.
+        For align where offsets are to be measured, for ingest, and for combine once the exposures are
+        ingested.
     """
+    from musedeep.align.effort import plan_align
+    from musedeep.align.stage import TO_BE_MEASURED, alignment_state
     from musedeep.plan import plan_combine, plan_ingest
 
     plans = []
+    if "align" in stages and alignment_state(field)["state"] in TO_BE_MEASURED:
+        plans.append(plan_align(field))
     if "ingest" in stages:
         plans.append(plan_ingest(field))
     if "combine" in stages and _ingested(field) == len(field.exposures):
@@ -233,17 +235,28 @@ def status(field):
     dict
         ``field``, ``folder``, ``running`` (None, or who runs it), ``work`` (None, or how far the stage at
         work is, see `musedeep.monitor.Monitor`, with its workers) and ``stages``: for each stage ``done``,
-        ``total`` (None while it is not known), what is counted (``unit``) and ``bytes`` on disk.
+        ``total`` (None while it is not known), what is counted (``unit``) and ``bytes`` on disk; for align
+        also what `musedeep.align.stage.alignment_state` tells.
     """
+    from musedeep.align.stage import alignment_state
+
     field = field if isinstance(field, Field) else open_field(field)
     products = sorted(field.products_dir.glob("*.fits"))
     holder = holder_of(field.lock_path)
+    alignment = alignment_state(field)
     return {
         "field": field.name,
         "folder": str(field.folder),
         "running": holder and {key: holder[key] for key in ("pid", "host", "started")},
         "work": read_state(field.state_path) if holder else None,
         "stages": {
+            "align": {
+                "unit": "exposures",
+                "done": len(field.exposures) if alignment["state"] in ("given", "measured") else 0,
+                "total": len(field.exposures) if alignment["state"] not in ("off", "single") else 0,
+                "bytes": field.offsets_path.stat().st_size if field.offsets_path.exists() else 0,
+                **alignment,
+            },
             "ingest": {
                 "unit": "exposures",
                 "done": _ingested(field),
@@ -306,7 +319,7 @@ def _run_stage(stage, field, client, progress, monitor):
     shown = monitor.progress = Progress(stage, _UNITS[stage], shown=progress, watch=monitor.look)
     began = time.monotonic()
     reset_peak_memory(client)
-    plan, facts = {"ingest": _ingest, "combine": _combine, "products": _products}[stage](field, client, shown)
+    plan, facts = _STAGES[stage](field, client, shown)
     seconds = time.monotonic() - began
     # The FITS files are written by this process, whoever computed the blocks.
     measured = peak_memory(client if stage != "products" else None)
@@ -320,6 +333,17 @@ def _run_stage(stage, field, client, progress, monitor):
         ", ".join(f"{name} {value}" for name, value in facts.items()),
     )
     return StageReport(stage, seconds, predicted, measured, facts)
+
+
+def _align(field, client, progress):
+    from musedeep.align.effort import plan_align
+    from musedeep.align.stage import TO_BE_MEASURED, alignment_state, measure_offsets
+
+    if alignment_state(field)["state"] not in TO_BE_MEASURED:
+        return None, measure_offsets(field)
+    plan = plan_align(field, client)
+    plan.check()
+    return plan, measure_offsets(field, client, progress)
 
 
 def _ingest(field, client, progress):
@@ -354,6 +378,9 @@ def _products(field, client, progress):
     if progress is not None:
         progress.close()
     return None, {"files": [str(path) for path in paths], "notes": product_notes(field)}
+
+
+_STAGES = {"align": _align, "ingest": _ingest, "combine": _combine, "products": _products}
 
 
 def _check_least_memory(field, client):

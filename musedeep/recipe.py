@@ -255,7 +255,8 @@ def prepare(field, *, grid=None):
         offset list that matches none of them.
     """
     store = PixelStore(field.pixels_path)
-    chosen = [field.exposures[n] for n in field.exposures.select(field.settings.combine.select)]
+    table = field.read_offsets()
+    chosen = field.combined_exposures(table)
     present = store.exposures()
     facts = []
     for exposure in chosen:
@@ -272,7 +273,6 @@ def prepare(field, *, grid=None):
         facts.append(found)
     unit = _common_unit(chosen, facts)
     check_regions(field.settings.masks)
-    table = field.read_offsets()
     offsets = (
         [o or _NO_OFFSET for o in table.match(chosen)] if table is not None else [_NO_OFFSET] * len(chosen)
     )

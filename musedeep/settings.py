@@ -105,9 +105,10 @@ class CombineSettings(_Section):
         "weight of an exposure: a scheme, or a table (CSV or ECSV) with the columns DATE_OBS and WEIGHT",
     )
     offsets: str = _setting(
-        "",
-        FilePath(),
-        "offsets and flux scales: OFFSET_LIST or ECSV table (empty: offsets.fits if there)",
+        "auto",
+        ChoiceOrPath("auto", "none"),
+        "offsets and flux scales: an OFFSET_LIST or ECSV table, 'auto' for offsets.fits of the field, which "
+        "`run` measures, or 'none'",
     )
     reject: str = _setting("guarded", Choice("guarded", "eso", "none"), "outlier rejection rule")
     nclip: tuple = _setting(
@@ -155,12 +156,12 @@ class AlignSettings(_Section):
     fit_rotation: bool = _setting(False, Switch(), "measure a rotation of every exposure too")
     fit_scale: bool = _setting(True, Switch(), "measure the flux scale of every exposure")
     scale_limit: float = _setting(
-        5.0, Number(low=1), "exposures whose flux scale is off by more than this factor are set aside"
+        5.0, Number(low=1), "exposures whose flux scale is off by more than this factor are left out"
     )
     unsolved: str = _setting(
         "header",
         Choice("header", "omit"),
-        "exposures without a solution: kept where the header says, or left out of the list",
+        "exposures without a solution: kept where the header says, or left out",
     )
     rsearch: tuple = _setting(
         (30.0, 4.0, 2.0, 0.8),

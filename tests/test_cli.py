@@ -149,13 +149,17 @@ def test_stages_one_by_one(musedeep, tables):
     musedeep("init", *tables, "-o", "f", "--memory", "1GB")
     code, text, _ = musedeep("plan", "f")
     assert code == 0
-    assert text.startswith("ingest: 3 tasks, ") and "combine: can be planned when" in text
+    assert (
+        text.startswith("align: 3 tasks, ")
+        and "ingest: 3 tasks, " in text
+        and "combine: can be planned when" in text
+    )
     assert musedeep("status", "f", "--json")[0] == 0
     code, _, error = musedeep("products", "f")
     assert code == 4 and "is not finished: 0 of its blocks are done with these settings" in error
     assert musedeep("ingest", "f", "--quiet")[0] == 0
     plans = json.loads(musedeep("plan", "f", "--json")[1])["plans"]
-    assert [plan["stage"] for plan in plans] == ["ingest", "combine"]
+    assert [plan["stage"] for plan in plans] == ["align", "ingest", "combine"]
     assert json.loads(musedeep("combine", "f", "--dry-run", "--json")[1])["plans"][0]["stage"] == "combine"
     state = json.loads(musedeep("status", "f", "--json")[1])
     assert state["stages"]["ingest"]["done"] == state["stages"]["ingest"]["total"] == 3
@@ -164,7 +168,11 @@ def test_stages_one_by_one(musedeep, tables):
     assert report["stages"][0]["facts"]["rows_used"] > 0
     assert musedeep("products", "f", "--quiet")[0] == 0
     text = musedeep("status", "f")[1]
-    assert "ingest    3 of 3 exposures" in text and "no run is going on" in text
+    assert (
+        "ingest    3 of 3 exposures" in text
+        and "offsets are not measured yet" in text
+        and "no run is going on" in text
+    )
 
 
 def test_options_of_a_stage_hold_for_it_alone(musedeep, tables):

@@ -56,21 +56,21 @@ def test_a_run_does_everything_and_tells_what_it_took(field, capsys):
     before = psutil.Process().memory_info().rss  # what the tests before this one left in the process
     report = md.run(field, progress=False)
     assert capsys.readouterr() == ("", "")
-    assert [stage.stage for stage in report.stages] == ["ingest", "combine", "products"]
-    ingest, combine, products = report.stages
+    assert [stage.stage for stage in report.stages] == ["align", "ingest", "combine", "products"]
+    _, ingest, combine, products = report.stages
     assert ingest.facts["exposures"] == 4
     assert combine.facts["computed"] == combine.facts["blocks"] > 1
     for stage in (ingest, combine):
         assert 50e6 < stage.measured_bytes <= before + 0.7e9
         assert stage.predicted_bytes <= 1e9
-    assert json.loads(json.dumps(report.to_dict()))["stages"][1]["facts"]["computed"] > 0
+    assert json.loads(json.dumps(report.to_dict()))["stages"][2]["facts"]["computed"] > 0
     assert {path.name for path in field.products_dir.glob("*.fits")} >= {
         "DATACUBE_DEEP.fits",
         "IMAGE_FOV_DEEP.fits",
     }
     assert np.isfinite(cube_of(field)["flux"]).mean() > 0.5
     again = md.run(field.folder, progress=False)
-    assert again.stages[1].facts["computed"] == 0
+    assert again.stages[2].facts["computed"] == 0
 
 
 def test_the_log_tells_versions_settings_times_and_memory(field):
@@ -93,7 +93,7 @@ def test_progress_is_shown_when_wanted(field, capsys):
 
 def test_processes_give_the_same_bits(field, expected):
     report = md.run(field.changed(cluster="processes", workers=2, memory="800MB"), progress=False)
-    assert report.stages[1].measured_bytes > 50e6
+    assert report.stages[2].measured_bytes > 50e6
     assert_same_bits(cube_of(field), expected)
 
 
@@ -155,7 +155,7 @@ def test_a_killed_run_goes_on_where_it_was(field, expected, moment):
     assert 1 <= done < state["stages"][module]["total"]
     report = md.run(field, progress=False)
     if module == "combine":
-        assert report.stages[1].facts["computed"] == report.stages[1].facts["blocks"] - done
+        assert report.stages[2].facts["computed"] == report.stages[2].facts["blocks"] - done
     assert_same_bits(cube_of(field), expected)
     assert not field.lock_path.exists()
 
@@ -198,19 +198,20 @@ def test_status_before_during_and_after(field):
 
 
 def test_plans_need_no_rows(field):
-    assert [plan.stage for plan in plan_stages(field)] == ["ingest"]
+    assert [plan.stage for plan in plan_stages(field)] == ["align", "ingest"]
     md.run(field, stages=("ingest",), progress=False)
     plans = {plan.stage: plan for plan in plan_stages(field)}
-    assert list(plans) == ["ingest", "combine"]
+    assert list(plans) == ["align", "ingest", "combine"]
+    assert plans["align"].rows == plans["ingest"].rows
     assert plans["ingest"].rows == sum(exposure.row_count for exposure in field.exposures)
-    assert plans["combine"].tasks == md.run(field, progress=False).stages[1].facts["blocks"]
+    assert plans["combine"].tasks == md.run(field, progress=False).stages[2].facts["blocks"]
 
 
 def test_a_plan_knows_how_many_threads_share_the_memory(field):
-    local = plan_stages(field.changed(workers=2))[0]
-    processes = plan_stages(field.changed(workers=2, cluster="processes"))[0]
+    local = plan_stages(field.changed(workers=2), ("ingest",))[0]
+    processes = plan_stages(field.changed(workers=2, cluster="processes"), ("ingest",))[0]
     assert processes.peak_bytes < local.peak_bytes
-    both = plan_stages(field.changed(workers=1, threads=2, cluster="processes"))[0]
+    both = plan_stages(field.changed(workers=1, threads=2, cluster="processes"), ("ingest",))[0]
     assert both.peak_bytes == local.peak_bytes
 
 

@@ -9,19 +9,20 @@ from pathlib import Path
 import numpy as np
 
 from musedeep.align.check import check_offsets
+from musedeep.align.effort import images_at_once
 from musedeep.align.images import exposure_image, read_image
 from musedeep.align.joint import Member, align_sources, common_frame, moved
 from musedeep.align.references import read_reference
 from musedeep.align.refine import place_by_correlation, recentre
 from musedeep.align.sources import find_sources
-from musedeep.align.table import offset_table, qc_cards
+from musedeep.align.table import is_off_scale, offset_table, qc_cards
 from musedeep.errors import InputError
 from musedeep.execute import run_tasks
 from musedeep.images import WHITE, read_filters
 from musedeep.offsets import Offset, OffsetTable
 from musedeep.settings import AlignSettings
 
-__all__ = ["Alignment", "Result", "align_exposures"]
+__all__ = ["Alignment", "NothingInCommonError", "Result", "align_exposures"]
 
 # The ladder of thresholds, as parts of the first: it is climbed down until every exposure has a solution.
 _LADDER = (1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
@@ -33,6 +34,10 @@ _WARN_SCALE = 2.0
 _NEAR_ARCSEC = 3.0
 # How often what the sources do not place is placed by its image, and then by sources once more.
 _PLACINGS = 3
+
+
+class NothingInCommonError(InputError):
+    """No image could be placed on another one."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ class Alignment(OffsetTable):
     check : Check
         Each exposure against the others, with these offsets.
     set_aside : list of str
-        DATE-OBS of exposures that should not be combined: their flux scale is off by more than the limit.
+        DATE-OBS of exposures that are left out when the others are combined.
     notes : list of str
         Sentences for the user.
     """
@@ -95,8 +100,8 @@ class Alignment(OffsetTable):
         """'aligned', or 'suspicious: ' and the exposures."""
         return self.check.verdict
 
-    def write(self, path):
-        """Write the table, as `OffsetTable.write`; an OFFSET_LIST also gets its QC keywords."""
+    def write(self, path, **cards):
+        """Write the table, as `OffsetTable.write`; an OFFSET_LIST also gets its QC keywords, and `cards`."""
         from astropy.io import fits
 
         path = Path(path)
@@ -110,6 +115,7 @@ class Alignment(OffsetTable):
                 # a card holds 80 characters
                 room = len(f"HIERARCH {name} = {value!r} / {comment}") <= 78
                 hdus[0].header[f"HIERARCH {name}"] = (value, comment if room else "")
+            hdus[0].header.update({f"HIERARCH {name}": value for name, value in cards.items()})
             hdus[0].add_checksum()
         partial_path.replace(path)
         return path
@@ -140,14 +146,15 @@ def align_exposures(exposures, *, client=None, progress=None, **changes):
     ------
     InputError
         There are fewer than two images, one of them is broken, they are of different filters, or none of
-        them overlaps another.
+        them overlaps another (`NothingInCommonError`).
     UsageError
         A setting is not allowed.
     """
     own = getattr(exposures, "settings", None)
     settings = dataclasses.replace(own.align, **changes) if own is not None else AlignSettings(**changes)
     read, items = _readers(exposures, settings)
-    images, sources = _images_and_sources(read, items, settings, client, progress)
+    workers = images_at_once(own.run, len(items), client) if own is not None else None
+    images, sources = _images_and_sources(read, items, settings, client, workers, progress)
     preset, reason = _preset(settings, sources)
     if preset == "crowded" and settings.srcmax < _CROWDED_MOST:
         settings = dataclasses.replace(settings, srcmax=_CROWDED_MOST)
@@ -183,26 +190,27 @@ def _readers(exposures, settings):
     return partial(exposure_image, curve=curve), list(exposures.exposures)
 
 
-def _read_and_find(item, read, settings):
-    image = read(item)
+def _read_and_find(numbered, read, settings):
+    image = read(numbered[1])
     return image, find_sources(image, settings)
 
 
-def _images_and_sources(read, items, settings, client, progress):
+def _images_and_sources(read, items, settings, client, workers, progress):
     if len(items) < 2:
         raise InputError(f"align: {len(items)} image was given, but two or more are needed to compare them")
     task = partial(_read_and_find, read=read, settings=settings)
-    numbered = {id(item): n for n, item in enumerate(items)}
-    done = run_tasks(task, items, client=client, progress=progress, describe=_name_of)
-    found = sorted(((numbered[id(item)], pair) for item, pair in done), key=lambda entry: entry[0])
-    found = sorted((pair for _, pair in found), key=lambda pair: pair[0].date_obs)
+    numbered = list(enumerate(items))
+    done = run_tasks(task, numbered, client=client, workers=workers, progress=progress, describe=_name_of)
+    # in the order of the items first, so that of two with one date always the same one is named first
+    found = [pair for _, pair in sorted(done, key=lambda entry: entry[0][0])]
+    found.sort(key=lambda pair: pair[0].date_obs)
     images, sources = [image for image, _ in found], [listed for _, listed in found]
     _check_images(images)
     return images, sources
 
 
-def _name_of(item):
-    return str(getattr(item, "date_obs", item))
+def _name_of(numbered):
+    return str(getattr(numbered[1], "date_obs", numbered[1]))
 
 
 def _check_images(images):
@@ -329,7 +337,7 @@ def _by_images(images, offsets, solved, methods, errors, scale_errors, settings,
             errors[n] = found.matches[n].error
             scale_errors[n] = found.matches[n].scale_error / max(found.matches[n].scale, 1e-9)
     if "sources" not in methods and "image" not in methods:
-        raise InputError("align: no two of the images show the same; check that they overlap on the sky")
+        raise NothingInCommonError("align: no two of the images show the same; check that they overlap")
     return found.offsets, methods
 
 
@@ -344,7 +352,7 @@ def _pinned(joint, methods, extra, count):
         return count
     known = [n for n, method in enumerate(methods) if method != "header"]
     if not known:
-        raise InputError(
+        raise NothingInCommonError(
             "align: no image could be matched with another one, neither by sources nor as a whole; check "
             "that they overlap on the sky, and raise the first value of rsearch if headers are off by more"
         )
@@ -393,16 +401,14 @@ def _judged(result, settings):
     set_aside, notes = [], [f"preset {result.preset}: {result.reason}"]
     for image, offset, method in zip(result.images, result.offsets, result.methods, strict=True):
         factor = 1 / offset.flux_scale
-        off = max(factor, 1 / factor) if factor > 0 else math.inf
+        brightness = f"exposure {image.date_obs}: its fluxes are {factor:.2g} times those of the others"
         if method == "header":
-            kept = "kept where its header says" if settings.unsolved == "header" else "left out of the list"
+            kept = "kept where its header says" if settings.unsolved == "header" else "left out"
             notes.append(f"exposure {image.date_obs}: no solution; it is {kept}")
-        elif settings.fit_scale and off > settings.scale_limit:
+            set_aside += [image.date_obs] if settings.unsolved == "omit" else []
+        elif is_off_scale(offset, settings):
             set_aside.append(image.date_obs)
-            notes.append(
-                f"exposure {image.date_obs}: its fluxes are {factor:.2g} times those of the others; set it "
-                f"aside (select = 'without={image.date_obs}') or calibrate it anew"
-            )
-        elif settings.fit_scale and off > _WARN_SCALE:
-            notes.append(f"exposure {image.date_obs}: its fluxes are {factor:.2g} times those of the others")
+            notes.append(f"{brightness}; it is left out: calibrate it anew, or raise scale_limit")
+        elif settings.fit_scale and max(factor, 1 / factor) > _WARN_SCALE:
+            notes.append(brightness)
     return set_aside, notes

@@ -15,7 +15,7 @@ from musedeep.sky import sky_frame
 __all__ = ["WhiteImage", "exposure_image", "read_image", "write_image"]
 
 _ARCSEC = math.degrees(1) * 3600
-_ROWS_AT_ONCE = 1 << 22
+_ROWS_AT_ONCE = 1 << 20
 # Cosmic rays are looked for in bins of about this width: several rows deep, yet narrow enough that a colour
 # does not change across three of them.
 _BIN_ANGSTROM = 75.0

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-__all__ = ["offset_table", "qc_cards"]
+__all__ = ["is_off_scale", "offset_table", "qc_cards"]
 
 _FEW = 3
 
@@ -24,7 +24,6 @@ def offset_table(result, check, settings):
     """
     from astropy.table import Table
 
-    kept = [n for n, m in enumerate(result.methods) if m != "header" or settings.unsolved == "header"]
     images, offsets = result.images, result.offsets
     cos = np.array([math.cos(math.radians(image.dec_deg)) for image in images])
     columns = {
@@ -46,8 +45,9 @@ def offset_table(result, check, settings):
         "DEVIATION": np.hypot(*check.deviations.T),
         "METHOD": result.methods,
         "QUALITY": [_quality(n, result, check, settings) for n in range(len(images))],
+        "LEFT_OUT": [float(_left_out(n, result, settings)) for n in range(len(images))],
     }
-    table = Table(columns)[kept]
+    table = Table(columns)
     table["FWHM"].unit = table["DEVIATION"].unit = "arcsec"
     table.meta = {"preset": result.preset, "reason": result.reason, "verdict": check.verdict}
     return table
@@ -60,17 +60,28 @@ def _level_error(image, sources):
 
 
 def _quality(n, result, check, settings):
-    offset = result.offsets[n]
-    off = max(abs(offset.flux_scale), 1 / max(abs(offset.flux_scale), 1e-30))
     if result.methods[n] == "header":
         return "unsolved"
-    if settings.fit_scale and off > settings.scale_limit:
+    if is_off_scale(result.offsets[n], settings):
         return "scale"
     if result.images[n].date_obs in check.suspicious:
         return "suspicious"
     if result.methods[n] == "sources" and result.matched[n] < _FEW:
         return "few"
     return "good"
+
+
+def _left_out(n, result, settings):
+    """Whether an exposure is not to be combined."""
+    if result.methods[n] == "header":
+        return settings.unsolved == "omit"
+    return is_off_scale(result.offsets[n], settings)
+
+
+def is_off_scale(offset, settings):
+    """Whether a flux scale is off by more than the limit, upwards or downwards."""
+    off = max(abs(offset.flux_scale), 1 / max(abs(offset.flux_scale), 1e-30))
+    return settings.fit_scale and off > settings.scale_limit
 
 
 def qc_cards(alignment):

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 __all__ = [
+    "alignment_lines",
     "bytes_text",
     "plain",
     "print_json",
@@ -43,11 +44,30 @@ def print_report(report):
         if stage.predicted_bytes is not None:
             memory += f" (predicted {bytes_text(stage.predicted_bytes)})"
         click.echo(f"{stage.stage:9} {duration(stage.seconds):>12}   {memory}")
+        for line in alignment_lines(stage.facts) if stage.stage == "align" else ():
+            click.echo(f"    {line}")
         for path in stage.facts.get("files", ()):
             click.echo(f"    {shown(path)}")
         for note in stage.facts.get("notes", ()):
             click.echo(f"    note: {note}")
     click.echo(f"done in {duration(report.seconds)}; the log is {shown(Path(report.field).parent / 'log')}")
+
+
+_ALIGNMENTS = {
+    "given": "offsets of {list}",
+    "off": "exposures are left where their headers say",
+    "single": "one exposure: nothing to align",
+    "measured": "offsets measured: {verdict}",
+    "outdated": "offsets of {list}, but exposures or settings changed since: `run` measures them again",
+    "missing": "offsets are not measured yet",
+}
+
+
+def alignment_lines(facts):
+    """What is known about the offsets of a field, and which exposures they leave out."""
+    yield _ALIGNMENTS[facts["state"]].format(**facts | {"list": shown(facts["list"] or "")})
+    if facts["left_out"]:
+        yield f"left out: {', '.join(facts['left_out'])}"
 
 
 def summary(field):

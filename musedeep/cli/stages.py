@@ -12,11 +12,28 @@ from musedeep.cli.command import (
     subcommand,
     with_settings,
 )
-from musedeep.cli.output import bytes_text, plain, print_json, print_plans, print_report, summary
+from musedeep.cli.output import (
+    alignment_lines,
+    bytes_text,
+    plain,
+    print_json,
+    print_plans,
+    print_report,
+    summary,
+)
 from musedeep.cli.work import work_lines
 from musedeep.errors import UsageError
 
 __all__ = []
+
+_NO_ALIGN = click.option("--no-align", is_flag=True, help="leave exposures where their headers say")
+
+
+def _unaligned(changes, no_align):
+    """The settings changed, with those of --no-align."""
+    if no_align and changes.get("offsets", "none") != "none":
+        raise UsageError("give --offsets or --no-align, not both")
+    return changes | {"offsets": "none"} if no_align else changes
 
 
 @with_settings(*RUN_SECTIONS)
@@ -26,10 +43,12 @@ __all__ = []
 @click.option("--name", default="", help="what the products call the object  [OBJECT of the first exposure]")
 @click.option("--add", is_flag=True, help="add the exposures to the field that is there")
 @click.option("--overwrite", is_flag=True, help="replace a field.toml that says something else")
-def _init(files, output, name, add, overwrite, changes):
+@_NO_ALIGN
+def _init(files, output, name, add, overwrite, no_align, changes):
     """Make a field of pixel tables: a folder with a field.toml."""
     from musedeep.field import Field
 
+    changes = _unaligned(changes, no_align)
     if add:
         if changes or name or overwrite:
             raise UsageError("--add only adds exposures; edit field.toml to change its settings")
@@ -99,7 +118,9 @@ def _plan(field, as_json, changes):
 
     That is: tasks, rows, bytes and peak memory. The exit code is 3 if it does not fit into `memory`.
     """
-    _run_stages(opened_field(field, changes), ("ingest", "combine"), as_json, quiet=True, dry_run=True)
+    _run_stages(
+        opened_field(field, changes), ("align", "ingest", "combine"), as_json, quiet=True, dry_run=True
+    )
 
 
 @subcommand("status")
@@ -117,6 +138,8 @@ def _status(field, as_json):
     for stage, facts in state["stages"].items():
         total = "" if facts["total"] is None else f" of {facts['total']}"
         click.echo(f"  {stage:9} {facts['done']}{total} {facts['unit']}, {bytes_text(facts['bytes'])}")
+    for line in alignment_lines(state["stages"]["align"]):
+        click.echo(f"  {line}")
     holder = state["running"]
     running = "no run is going on"
     if holder:
@@ -132,13 +155,15 @@ def _status(field, as_json):
 @click.option("-o", "--output", type=click.Path(), help="folder of the field, made of the pixel tables given")
 @click.option("--name", default="", help="what the products call the object  [OBJECT of the first exposure]")
 @click.option("--overwrite", is_flag=True, help="replace a field.toml that says something else")
+@_NO_ALIGN
 @DRY_RUN
 @QUIET
 @JSON
-def _run(targets, output, name, overwrite, dry_run, quiet, as_json, changes):
-    """Run every stage, as far as it is not done.
+def _run(targets, output, name, overwrite, no_align, dry_run, quiet, as_json, changes):
+    """Run every stage, as far as it is not done: align, ingest, combine, products.
 
-    Stop it at any time, in any way, and run it again to go on.
+    Stop it at any time, in any way, and run it again to go on. Without --offsets and --no-align, offsets and
+    flux scales are measured first.
 
     FIELD is a folder with a field.toml; options then hold for this run alone. With pixel tables and -o the
     field is made first, and the options are written to its field.toml.
@@ -146,6 +171,7 @@ def _run(targets, output, name, overwrite, dry_run, quiet, as_json, changes):
     from musedeep.field import Field
     from musedeep.pipeline import STAGES
 
+    changes = _unaligned(changes, no_align)
     if output is None:
         if len(targets) > 1 or targets[0].endswith(".fits"):
             raise UsageError("give one field, or pixel tables and -o with the folder to make of them")

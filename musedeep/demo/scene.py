@@ -1,7 +1,6 @@
 """What the demonstration looks at, and its exposures."""
 
 import math
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import numpy as np
 from musedeep.errors import UsageError
 from musedeep.field import Field, open_field
 from musedeep.simulate import Source, Trail, simulate_exposures
+from musedeep.sky import sky_frame, sky_position
 
 __all__ = ["BRIGHT_EXPOSURE", "CENTRE", "FLUX_ERROR", "SPECTRA", "TRAIL_EXPOSURE", "scene", "simulate_demo"]
 
@@ -24,6 +24,7 @@ SPECTRA = (
 )
 """Apertures of the picture: name, east, north, radius [arcsec] from the centre of the scene."""
 _LIGHT_KM_S = 299792.458
+_ARCSEC = math.degrees(1) * 3600
 
 
 def simulate_demo(folder, *, progress=None, **changes):
@@ -44,7 +45,7 @@ def simulate_demo(folder, *, progress=None, **changes):
     Returns
     -------
     Field
-        Its offsets are the true ones.
+        Its alignment is tied to a catalogue of the stars.
 
     Raises
     ------
@@ -77,9 +78,19 @@ def simulate_demo(folder, *, progress=None, **changes):
     errors[BRIGHT_EXPOSURE] = FLUX_ERROR
     settings["flux_scale_error"] = tuple(errors)
     paths = simulate_exposures(folder / "exposures", progress=progress, **settings)
-    field = Field.from_exposures(paths, folder, name=_NAME, overwrite=True)
-    shutil.copyfile(folder / "exposures" / "OFFSET_LIST.fits", field.offsets_path)
-    return field
+    catalogue = _write_catalogue(folder / "exposures" / "stars.ecsv")
+    return Field.from_exposures(paths, folder, name=_NAME, overwrite=True, reference=str(catalogue))
+
+
+def _write_catalogue(path):
+    """Places of the stars, as a survey of the sky has them: the alignment ties its coordinates to these."""
+    from astropy.table import Table
+
+    frame = sky_frame(*CENTRE)
+    plane = [(star.east_arcsec / _ARCSEC, star.north_arcsec / _ARCSEC, 1.0) for star in _stars()]
+    ra, dec = zip(*(sky_position(frame @ point) for point in plane), strict=True)
+    Table({"RA": ra, "DEC": dec}, units=("deg", "deg")).write(path, format="ascii.ecsv", overwrite=True)
+    return path
 
 
 def scene():

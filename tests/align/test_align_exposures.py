@@ -106,7 +106,7 @@ def test_a_scale_off_by_ten_is_found_and_does_no_harm(sky, tmp_path):
     found = align_exposures(field.write(tmp_path))
     assert rms(field.shift_errors(found.result.offsets)) < 3 * MAS
     assert np.abs(field.scale_errors(found.result.offsets)).max() < 0.01
-    assert found.set_aside == [field.images[5].date_obs]
+    assert found.set_aside == [field.images[5].date_obs] and found.left_out == set(found.set_aside)
     assert found.table["QUALITY"][5] == "scale"
     assert any("2.5 times" in note for note in found.notes)
     assert not align_exposures(field.write(tmp_path), scale_limit=20.0).set_aside
@@ -120,7 +120,8 @@ def test_an_exposure_without_data_is_reported(sky, tmp_path):
     assert found.table["METHOD"][-1] == "header" and found.table["QUALITY"][-1] == "unsolved"
     assert found.table["RA_OFFSET"][-1] == 0 and "no solution" in " ".join(found.notes)
     left = align_exposures(paths, unsolved="omit")
-    assert len(left) == 4 and left.lookup(field.images[-1].date_obs) is None
+    assert left.left_out == set(left.set_aside) == {field.images[-1].date_obs}
+    assert found.left_out == set() and len(left) == len(found) == 5
 
 
 @pytest.mark.parametrize("size", [0.2, 0.5])
