@@ -74,21 +74,25 @@ def test_nothing_is_found_under_the_names_of_the_archive(tmp_path, settings):
 
 def test_nothing_is_found_with_log_and_plots(tmp_path):
     field, _ = make_products(tmp_path)
+    (tmp_path / "qc").mkdir()
     for name in ("r.MUSE.x_dpc.log", "r.MUSE.x_dpc.png", "r.MUSE.y_pst.png"):
-        (field.products_dir / name).write_text(name)
-    files = sorted(field.products_dir.glob("r.*"))
+        (tmp_path / "qc" / name).write_text(name)
+    files = sorted((tmp_path / "qc").glob("r.*"))
     associate_files(field, files, [("QCFLAG", "0010000000", "quality"), ("QCCOMM1", "fine", "")])
     cube = cube_file(field)
     assert texts(cube) == []
     header = fits.getheader(cube)
     assert [header[f"ASSOC{n}"] for n in (6, 7, 8)] == ["ANCILLARY.README"] + 2 * ["ANCILLARY.PREVIEW"]
     assert len(header["ASSOM6"]) == 32 and header["QCFLAG"] == "0010000000"
+    assert sorted(path.name for path in field.products_dir.glob("r.*")) == [path.name for path in files]
     # Again with fewer: what is not said any more goes away.
     associate_files(field, files[:1])
     header = fits.getheader(cube)
     assert header["ASSON6"] == files[0].name and "ASSON7" not in header and "QCCOMM1" not in header
+    assert [path.name for path in field.products_dir.glob("r.*")] == [files[0].name]
+    assert all(path.exists() for path in files)
     assert texts(cube) == []
-    files[0].write_text("changed")
+    cube.with_name(files[0].name).write_text("changed")
     (text,) = texts(cube)
     assert text.startswith("error primary ASSOM6: is ")
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import re
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -138,17 +139,18 @@ def product_notes(field):
 
 
 def associate_files(field, files=(), cards=()):
-    """Name log and plots in the header of the cube, and add what quality control found.
+    """Put log and plots beside the cube, name them in its header, and add what quality control found.
 
     The header is changed in place: the cube itself is not written again. What an earlier call added is
-    replaced.
+    replaced, and its files are removed from the folder of the products.
 
     Parameters
     ----------
     field : Field
         Whose products are written.
     files : sequence of path
-        Text logs (.log, .txt) and plots (.png), which get ASSONi, ASSOCi and the checksum ASSOMi.
+        Text logs (.log, .txt) and plots (.png), which are copied and get ASSONi, ASSOCi and the checksum
+        ASSOMi.
     cards : sequence of (str, value, str)
         Keywords, values and comments: QCFLAG, QCCOMM1, QCCOMM2, ...
 
@@ -159,7 +161,7 @@ def associate_files(field, files=(), cards=()):
     WorkError
         The cube is not there, or its header has no room for so many.
     """
-    partners = []
+    cube, partners, old = cube_file(field), [], set()
     for file in map(Path, files):
         if file.suffix not in _FILE_CATEGORIES:
             raise UsageError(f"{file} is neither a log nor a plot; allowed are {', '.join(_FILE_CATEGORIES)}")
@@ -169,7 +171,7 @@ def associate_files(field, files=(), cards=()):
         for key in [key for key in header if re.fullmatch(r"ASSO[CM]\d+|QCCOMM\d+", key)]:
             number = key.removeprefix("ASSOC")
             if number.isdigit():
-                del header[f"ASSON{number}"]
+                old.add(str(header.pop(f"ASSON{number}")))
             del header[key]
         first = 1 + sum(1 for key in header if re.fullmatch(r"ASSON\d+", key))
         for number, (name, category, md5) in enumerate(partners, first):
@@ -179,7 +181,20 @@ def associate_files(field, files=(), cards=()):
         for card in cards:
             set_card(header, *card)
 
-    update_primary(cube_file(field), change)
+    update_primary(cube, change)
+    for name in old - {name for name, _, _ in partners}:
+        cube.with_name(name).unlink(missing_ok=True)
+    for file in map(Path, files):
+        _copy(file, cube.with_name(file.name))
+
+
+def _copy(source, target):
+    """Copy a file such that its name never means a part of it."""
+    if target.exists() and target.samefile(source):
+        return
+    partial = target.with_name(f".{target.name}.part")
+    shutil.copyfile(source, partial)
+    partial.replace(target)
 
 
 def _md5(path):
