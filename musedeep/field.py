@@ -130,6 +130,11 @@ class Field:
         """The exposures, earliest first, as an `ExposureList`."""
         return ExposureList(self.sources, self.toml)
 
+    def _repr_html_(self):
+        from musedeep.picture import field_html
+
+        return field_html(self)
+
     def __reduce__(self):
         # Without the headers that were read: a field travels to workers.
         return Field, (self.folder, self.name, self.settings, self.sources, self.selection)

@@ -21,7 +21,7 @@ LEVELS = [
      "thresholds"},
     {
         "accessor", "arena", "block", "correlation", "depth", "exposures", "field", "fitsstream", "grid",
-        "images", "keywords", "layout", "lineage", "lock", "masks", "names", "offsets", "pixtable",
+        "images", "keywords", "layout", "lineage", "lock", "masks", "names", "offsets", "picture", "pixtable",
         "reads", "recipe", "resolution", "shards", "simulate", "sky", "store", "weights", "witness",
     },
     {"clusters", "execute", "plan", "ranks"},
@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "distributed": {"clusters", "monitor", "ranks"},
     "zarr": {"store"},
     "numba": {"kernels"},
-    "matplotlib": {"align", "demo", "qc"},
+    "matplotlib": {"accessor", "align", "demo", "picture", "qc"},
     "astropy.io.fits": {
         "align", "demo", "fitsstream", "grid", "images", "keywords", "offsets", "pixtable", "products",
         "reduce",

@@ -5,6 +5,7 @@ import xarray
 from musedeep.accessor.convert import as_mpdaf, as_spectrum, write_cube
 from musedeep.accessor.geometry import cut_around, grid_of, spaxels_of
 from musedeep.accessor.sums import band_image, correlation_of, filter_image, region_spectrum
+from musedeep.picture import cube_html
 from musedeep.sky import degrees_of
 
 __all__ = ["MuseAccessor"]
@@ -26,6 +27,9 @@ class MuseAccessor:
 
     def __init__(self, dataset):
         self._dataset = dataset
+
+    def _repr_html_(self):
+        return cube_html(self._dataset)
 
     # ------------------------------------------------------------------------------------------- geometry
 

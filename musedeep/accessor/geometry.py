@@ -8,7 +8,7 @@ from musedeep.errors import InputError, UsageError
 from musedeep.grid import VoxelGrid
 from musedeep.sky import degrees_of
 
-__all__ = ["cut_around", "grid_of", "spaxels_of"]
+__all__ = ["cut_around", "grid_of", "pixel_regions", "spaxels_of"]
 
 _NAMES = ("wavelength", "y", "x")
 
@@ -90,7 +90,10 @@ def spaxels_of(grid, region):
     shape = grid.shape[1:]
     if region is None:
         return np.ones(shape, bool)
-    chosen = _in_regions(grid, region) if _is_region(region) else np.asarray(region, bool)
+    if isinstance(region, str) or type(region).__module__.startswith("regions."):
+        chosen = _in_regions(grid, region)
+    else:
+        chosen = np.asarray(region, bool)
     if chosen.shape != shape:
         raise UsageError(f"the mask has shape {chosen.shape}, but the cube has {shape} spaxels (y, x)")
     if not chosen.any():
@@ -98,22 +101,41 @@ def spaxels_of(grid, region):
     return chosen
 
 
-def _is_region(region):
-    return isinstance(region, str) or type(region).__module__.startswith("regions.")
+def pixel_regions(grid, region):
+    """Regions in pixels of a grid.
 
+    Parameters
+    ----------
+    grid : VoxelGrid
+    region : regions.Region, regions.Regions or str
+        A string is read as DS9 writes it; regions in pixels stay as they are.
 
-def _in_regions(grid, region):
-    from regions import PixCoord, Regions, SkyRegion
+    Returns
+    -------
+    list of regions.PixelRegion
+
+    Raises
+    ------
+    UsageError
+        The string cannot be read.
+    """
+    from regions import Regions, SkyRegion
 
     if isinstance(region, str):
         try:
             region = Regions.parse(region, format="ds9")
         except Exception as error:  # the parser raises whatever it stumbles over
             raise UsageError(f"region = {region!r} cannot be read as a DS9 region: {error}") from error
+    shapes = list(region) if isinstance(region, Regions) else [region]
+    celestial = grid.wcs.celestial
+    return [shape.to_pixel(celestial) if isinstance(shape, SkyRegion) else shape for shape in shapes]
+
+
+def _in_regions(grid, region):
+    from regions import PixCoord
+
     y, x = np.indices(grid.shape[1:])
     chosen = np.zeros(x.shape, bool)
-    for shape in region if isinstance(region, Regions) else [region]:
-        if isinstance(shape, SkyRegion):
-            shape = shape.to_pixel(grid.wcs.celestial)
+    for shape in pixel_regions(grid, region):
         chosen |= shape.contains(PixCoord(x, y))
     return chosen

@@ -1,7 +1,17 @@
 """Look behind a deep cube: rows, cutouts combined otherwise, tests of significance, and earlier versions."""
 
 from musedeep.explore.cutouts import leave_out, recombine, split_exposures
+from musedeep.explore.pixels import PixelRows, open_pixels
 from musedeep.explore.significance import jackknife, light_curve
 from musedeep.explore.tracing import trace
 
-__all__ = ["jackknife", "leave_out", "light_curve", "recombine", "split_exposures", "trace"]
+__all__ = [
+    "PixelRows",
+    "jackknife",
+    "leave_out",
+    "light_curve",
+    "open_pixels",
+    "recombine",
+    "split_exposures",
+    "trace",
+]

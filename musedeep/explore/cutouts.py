@@ -12,7 +12,8 @@ from musedeep.lineage import field_of, recipe_of
 
 __all__ = ["leave_out", "recombine", "split_exposures"]
 
-_CHUNK = (32, 16, 16)
+# Voxels of a chunk: the larger, the fewer rows are read twice. The sums of all groups of one are in memory.
+_PLANES, _SIDES, _SUM_BYTES = 32, (64, 32, 16), 128e6
 _NAMES = ("flux", "variance", "weight")
 
 
@@ -77,7 +78,9 @@ def split_exposures(deep, by="exposure"):
     labels = _labels(field_of(deep), by)
     names = list(dict.fromkeys(labels)) if by != "half" else ["A", "B"]
     group_of = np.array([names.index(label) for label in labels])
-    shape = tuple(min(a, b) for a, b in zip(_CHUNK, recipe.grid.shape, strict=True))
+    sides = [side for side in _SIDES if len(names) * _PLANES * side**2 * 24 <= _SUM_BYTES]
+    wanted = _PLANES, *[max(sides, default=_SIDES[-1])] * 2
+    shape = tuple(min(a, b) for a, b in zip(wanted, recipe.grid.shape, strict=True))
     chunks = tuple(
         tuple(min(step, n - a) for a in range(0, n, step))
         for n, step in zip(recipe.grid.shape, shape, strict=True)

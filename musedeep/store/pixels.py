@@ -30,6 +30,7 @@ def _create_sharded(group, name, values, chunk, **attributes):
         shards=(*lead, whole),
         compressors=codecs(),
         fill_value=0,
+        dimension_names=("column", "row")[-values.ndim :],
         attributes=attributes,
     )
     folder = Path(str(group.store.root)) / group.path / name / "c" / "/".join("0" * values.ndim)
@@ -133,7 +134,13 @@ class PixelStore:
         _create_sharded(group, "origin", origin, INTEGER_CHUNK)
         # Uncompressed in one chunk: a reader takes just the bytes of its own segments.
         array = group.create_array(
-            "offset", shape=offset.shape, dtype="int64", chunks=offset.shape, compressors=None, fill_value=0
+            "offset",
+            shape=offset.shape,
+            dtype="int64",
+            chunks=offset.shape,
+            compressors=None,
+            fill_value=0,
+            dimension_names=("key",),
         )
         array[:] = offset
         shutil.rmtree(final, ignore_errors=True)
