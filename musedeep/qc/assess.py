@@ -116,7 +116,8 @@ def assess_field(field, *, client=None, progress=None):
         recipe = prepare(field, grid=evidence.grid)
         rejections = measure_rejections(field, recipe, evidence.surveys, client=client, progress=progress)
     diagnosis = diagnose(evidence, rejections)
-    transients = list_transients(rejections, evidence) if rejections is not None else None
+    trails = {date: diagnosis.trails[date] for date in diagnosis["trail"].exposures}
+    transients = list_transients(rejections, evidence, trails) if rejections is not None else None
     matched = {
         record["date_obs"]: record["in_offset_list"]
         for record in CubeStore(field.cube_path).attrs["exposures"]

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullLocator
 from scipy.ndimage import gaussian_filter
 
@@ -30,15 +31,16 @@ def _compass(axes, grid):
     """North and east as arrows in the upper right corner."""
     cd = np.linalg.inv(np.array(grid.cd))
     ny, nx = grid.shape[1:]
-    length = 0.09 * min(nx, ny)
+    length = 0.07 * min(nx, ny)
     for name, sky in (("N", (0.0, 1.0)), ("E", (1.0, 0.0))):
         way = cd @ sky
         way = way / np.hypot(*way) * length
-        x, y = 0.88 * axes.get_xlim()[1], 0.86 * axes.get_ylim()[1]
+        x, y = 0.9 * axes.get_xlim()[1], 0.83 * axes.get_ylim()[1]
         axes.annotate(
             "", (x + way[0], y + way[1]), (x, y), arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 0.9}
         )
-        axes.text(x + 1.35 * way[0], y + 1.35 * way[1], name, fontsize=7, ha="center", va="center")
+        text = axes.text(x + 1.5 * way[0], y + 1.5 * way[1], name, fontsize=7, ha="center", va="center")
+        text.set_path_effects([withStroke(linewidth=2, foreground=PAPER)])
 
 
 def draw_histogram(axes, image, peak, *, close):
@@ -49,8 +51,8 @@ def draw_histogram(axes, image, peak, *, close):
         return
     width = max(peak.sigma, 1e-9) if math.isfinite(peak.sigma) else max(float(np.std(values)), 1e-9)
     if close:
-        low, high = peak.mode - 6 * width, peak.mode + 12 * width
-        counts, edges = np.histogram(values, bins=np.linspace(low, high, 91))
+        low, high = peak.mode - 9 * width, peak.mode + 12 * width
+        counts, edges = np.histogram(values, bins=np.linspace(low, high, 106))
         axes.stairs(counts, edges, fill=True, color=BLUE, alpha=0.25)
         axes.stairs(counts, edges, color=BLUE, lw=0.9)
         axes.axvline(peak.mode, color=INK, ls="--", lw=0.9)
@@ -195,7 +197,13 @@ def draw_findings(axes, findings):
         axes.plot(0.03, row, "o", ms=5, mfc=face, mec=edge, mew=0.8, clip_on=False)
         ink = RED if found.alarm else INK if found.measured else FAINT
         axes.text(0.085, row, found.name.replace("_", " "), fontsize=7, va="center", color=ink)
-        value = f"{found.value:.3g}" if found.measured else "–"
+        value = (
+            f"{found.value:.2g}"
+            if found.measured and abs(found.value) < 100
+            else f"{found.value:.0f}"
+            if found.measured
+            else "–"
+        )
         axes.text(0.79, row, value, fontsize=7, va="center", ha="right", color=ink)
         axes.text(0.83, row, f"{found.threshold:g} {found.unit}", fontsize=6.5, va="center", color=FAINT)
 

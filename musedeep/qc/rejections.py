@@ -23,6 +23,7 @@ _CLUMP_EXTENT = 3
 _MOST_CLUMPS = 2000
 _JOIN_SPAXELS = 3.0
 _LINE_ANGSTROM = 60.0
+_TRAIL_SPAXELS = 8.0
 
 
 @dataclass(frozen=True)
@@ -215,17 +216,17 @@ def _joined(clumps):
     """Clumps of one exposure at one place, at neighbouring wavelengths, as one."""
     joined = []
     for clump in sorted(clumps, key=lambda c: (c.date_obs, c.planes)):
-        for n in range(len(joined) - 1, -1, -1):
-            other = joined[n]
-            if other.date_obs != clump.date_obs:
-                break
-            near = np.hypot(other.x - clump.x, other.y - clump.y) < _JOIN_SPAXELS
-            if near and clump.planes[0] - other.planes[1] <= 2 * _BIN_PLANES:
-                joined[n] = _union(other, clump)
-                break
-        else:
+        n = next((n for n in range(len(joined) - 1, -1, -1) if _belong(joined[n], clump)), None)
+        if n is None:
             joined.append(clump)
+        else:
+            joined[n] = _union(joined[n], clump)
     return sorted(joined, key=lambda c: -c.flux * (c.planes[1] - c.planes[0] + 1))[:_MOST_CLUMPS]
+
+
+def _belong(one, other):
+    near = np.hypot(one.x - other.x, one.y - other.y) < _JOIN_SPAXELS
+    return one.date_obs == other.date_obs and near and other.planes[0] - one.planes[1] <= 2 * _BIN_PLANES
 
 
 def _union(one, other):
@@ -244,13 +245,15 @@ def _union(one, other):
     )
 
 
-def list_transients(rejections, evidence):
+def list_transients(rejections, evidence, trails):
     """What the rejection removed that looks like a source or a line, brightest first.
 
     Parameters
     ----------
     rejections : Rejections
     evidence : Evidence
+    trails : dict of str to Trail
+        Straight lines that cross exposures.
 
     Returns
     -------
@@ -267,7 +270,9 @@ def list_transients(rejections, evidence):
     for clump in rejections.clumps:
         ra, dec = grid.position(clump.x, clump.y)
         low, high = (float(grid.wavelength_at(plane)) for plane in clump.planes)
-        kind = _kind(clump, deep, high - low, grid)
+        trail = trails.get(clump.date_obs)
+        on_trail = trail is not None and _on_line(clump, trail, rejections.corners[clump.date_obs])
+        kind = "trail" if on_trail else _kind(clump, deep, high - low, grid)
         rows.append((clump.date_obs, kind, ra, dec, low, high, clump.spaxels, clump.flux))
     names = "DATE_OBS KIND RA DEC WAVELENGTH_LOW WAVELENGTH_HIGH SPAXELS FLUX".split()
     kinds = ("U23", "U8", float, float, float, float, int, float)
@@ -279,6 +284,12 @@ def list_transients(rejections, evidence):
     for name, text in formats.items():
         table[name].info.format = text
     return table
+
+
+def _on_line(clump, trail, corner):
+    angle = np.radians(trail.angle_deg)
+    way = (clump.x - corner[1]) * np.cos(angle) + (clump.y - corner[0]) * np.sin(angle)
+    return abs(way - trail.distance) < _TRAIL_SPAXELS
 
 
 def _kind(clump, deep, extent, grid):

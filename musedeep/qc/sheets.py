@@ -129,7 +129,7 @@ def draw_exposure(path, number, survey, evidence, diagnosis, rejected):
         if alarms:
             figure.text(0.5, 0.965, ", ".join(alarms), color=RED, fontsize=9, ha="center", va="center")
         places = figure.add_gridspec(
-            2, 4, left=0.045, right=0.965, top=0.885, bottom=0.185, hspace=0.4, wspace=0.28
+            2, 4, left=0.06, right=0.965, top=0.885, bottom=0.185, hspace=0.4, wspace=0.28
         )
         found = survey.sources
         panels.draw_sources(

@@ -34,7 +34,7 @@ STYLE = {
     "lines.linewidth": 1.1,
     "figure.facecolor": PAPER,
 }
-_DPI = 110
+_DPI = 100
 
 
 def new_figure(width, height):
