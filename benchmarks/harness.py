@@ -185,17 +185,17 @@ def megabytes(memory):
 
 def warm_up(folder):
     """Let every kernel be compiled, so that what is measured finds them in the cache."""
-    files = simulated(folder / "warm", 2, 2e4, field_arcsec=6.0)
-    for reject in ("guarded", "eso", "none"):
-        words = (
-            "--overwrite",
-            "--reject",
-            reject,
-            "--quiet",
-            "--offsets",
-            files[0].parent / "OFFSET_LIST.fits",
-        )
-        musedeep("run", *files, "-o", folder / f"warm-{reject}", *words)
+    files = simulated(folder / "warm", 2, 5e3, field_arcsec=6.0)
+    code = """
+import sys, musedeep as md
+for reject in ("guarded", "eso", "none"):
+    field = md.Field.from_exposures(
+        sys.argv[2:], f"{sys.argv[1]}/warm-{reject}", overwrite=True, reject=reject, workers=1
+    )
+    md.ingest_exposures(field)
+    md.combine_to_store(field)
+"""
+    measure([sys.executable, "-c", code, folder, *files])
 
 
 def machine():
