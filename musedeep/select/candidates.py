@@ -41,6 +41,8 @@ class Candidate:
         The newest pixel tables, else the raw file, else the image.
     source : str
         "pixel table", "raw" or "image": what `files` are.
+    is_in_reach : bool
+        Whether its files can be read today.
     older : tuple of str
         Pixel tables of earlier reductions.
     image : dict or None
@@ -71,6 +73,7 @@ class Candidate:
     arcfile: str
     files: tuple
     source: str
+    is_in_reach: bool
     older: tuple
     image: dict | None
     ob_is_guessed: bool = False
@@ -152,6 +155,8 @@ def _with_blocks(candidates):
 def _file_kind(header):
     """Kind of a file, None for what shows no target."""
     product = header.get("ESO PRO CATG")
+    if product is not None and "combine" in str(header.get("ESO PRO REC1 ID", "")):
+        return None
     if product is not None:
         return {"PIXTABLE_REDUCED": "pixel table", "IMAGE_FOV": "image"}.get(str(product))
     if header.get("ESO DPR CATG", "SCIENCE") != "SCIENCE":
@@ -170,9 +175,20 @@ def _date_of(header):
     return date
 
 
+def _in_reach(files):
+    """Those of some files that can be read today; all of them where none can."""
+    return [item for item in files if not item[1].get("gone")] or files
+
+
+def _by_path(files):
+    return sorted(files, key=lambda item: item[0])
+
+
 def _candidate(date, files, moving_limit):
+    files = {kind: _in_reach(some) for kind, some in files.items()}
     tables, older = _newest(files.get("pixel table", []))
-    raw, images = sorted(files.get("raw", [])), sorted(files.get("image", []))
+    # The same raw frame may lie in two folders.
+    raw, images = (_by_path(files.get(kind, []))[:1] for kind in ("raw", "image"))
     chosen, source = next(
         (some, kind) for some, kind in zip((tables, raw, images), _KINDS, strict=True) if some
     )
@@ -204,6 +220,7 @@ def _candidate(date, files, moving_limit):
         arcfile=_arcname(first.text("ARCFILE") or f"MUSE.{date}"),
         files=tuple(path for path, _ in chosen),
         source=source,
+        is_in_reach=not any(entry.get("gone") for _, entry in chosen),
         older=tuple(path for path, _ in older),
         image=next((entry["image"] for _, entry in images if entry.get("image")), None),
     )
@@ -255,7 +272,7 @@ def _newest(tables):
             key,
         ),
     )
-    return sorted(versions[order[-1]]), sorted(item for key in order[:-1] for item in versions[key])
+    return _by_path(versions[order[-1]]), _by_path(item for key in order[:-1] for item in versions[key])
 
 
 def _version_numbers(text):
@@ -295,7 +312,7 @@ def _container(first):
 
 
 def _identifier(text):
-    return "" if text in ("", "0", "-1") else text
+    return "" if text in ("", "0", "-1") else re.sub(r"\.0$", "", text)
 
 
 def _known(text):

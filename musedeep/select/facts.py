@@ -132,7 +132,8 @@ def describe_dataset(dataset, notes, overrides, settings):
     overrides : Overrides
     settings : Thresholds
     """
-    taken, said = dataset.taken, overrides.fields.get(dataset.name, {})
+    taken = dataset.taken
+    said = overrides.fields.get(dataset.part_of, {}) | overrides.fields.get(dataset.name, {})
     complete, why = completeness_of(taken, settings, overrides, said.get("complete"))
     access, day = access_of(taken, notes, settings)
     crowded, crowd_words = crowding_of(dataset.decisions, settings, said.get("crowded"))

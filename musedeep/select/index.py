@@ -42,13 +42,15 @@ class Index:
     def items(self):
         """Iterate over (path, entry) in the order of the paths.
 
-        An entry is a dict with ``header`` (of keywords), ``image`` (dict, where it is an IMAGE_FOV) and
-        ``error`` (why it could not be read).
+        An entry is a dict with ``header`` (of keywords), ``image`` (dict, where it is an IMAGE_FOV),
+        ``gone`` (whether it is out of reach) and ``error`` (why it could not be read).
         """
         yield from sorted(self._files.items())
 
     def update(self, paths, progress=None):
         """Read files that are new or have changed, and forget those that are gone.
+
+        A file whose folder is gone too lies, perhaps, on a disk that is not there today: it is remembered.
 
         Parameters
         ----------
@@ -61,14 +63,19 @@ class Index:
         int
             Number of files that were read.
         """
-        self._files = {name: entry for name, entry in self._files.items() if Path(name).exists()}
-        wanted = {str(path) for path in paths} | set(self._files)
+        kept = {}
+        for name, entry in self._files.items():
+            there = Path(name).exists()
+            if there or not Path(name).parent.exists():
+                kept[name] = entry | {"gone": not there}
+        self._files = kept
+        wanted = {str(path) for path in paths} | {name for name in kept if not kept[name]["gone"]}
         stamps = {name: _stamp(name) for name in wanted}
         stale = sorted(n for n in wanted if self._files.get(n, {}).get("stamp") != stamps[n])
         # Headers lie on disks and servers that take their time, and many requests are answered at once.
         with ThreadPoolExecutor(_THREADS) as readers:
             for number, (name, entry) in enumerate(zip(stale, readers.map(_read, stale), strict=True), 1):
-                self._files[name] = {"stamp": stamps[name]} | entry
+                self._files[name] = {"stamp": stamps[name], "gone": False} | entry
                 if progress is not None:
                     progress(number, len(stale))
         return len(stale)

@@ -101,7 +101,7 @@ def split_field(pointings, cap, least_overlap, allow_reuse):
     pointings : list of Pointing
         Those given, larger ones than `cap` in pieces.
     parts : list of Part
-        Larger ones first.
+        In the order of their first pointings.
     """
     total = sum(len(pointing.members) for pointing in pointings)
     if not cap or total <= cap:
@@ -114,8 +114,8 @@ def split_field(pointings, cap, least_overlap, allow_reuse):
     for group in connected(len(counts), pairs):
         choose = _best_parts if len(group) <= _EXACT else _greedy_parts
         parts += choose(group, counts, shared, least_overlap, cap)
-    parts = [tuple(sorted(part)) for part in parts]
-    parts.sort(key=lambda part: (-sum(counts[n] for n in part), part))
+    # In the order of their first exposures, so that a part keeps its place when a field grows.
+    parts = sorted(tuple(sorted(part)) for part in parts)
     return pointings, [_with_reuse(part, counts, shared, least_overlap, cap, allow_reuse) for part in parts]
 
 

@@ -109,6 +109,8 @@ def _with_looks(decision):
         )
         if not value
     ]
+    if not decision.candidate.is_in_reach:
+        decision = decision.look(f"out of reach: {decision.candidate.files[0]}")
     return decision.look(f"header without {', '.join(missing)}") if missing else decision
 
 

@@ -269,19 +269,9 @@ def _split(dataset, overrides, settings):
     for part, name in zip(parts, names, strict=True):
         decisions = [taken[m.date_obs] for n in part.pointings for m in pointings[n].members]
         shared = {m.date_obs: owner[n] for n in part.shared for m in pointings[n].members}
-        words = (
-            f"R5: part {len(made) + 1} of {len(parts)} of {dataset.name}: {len(taken)} exposures, limit {cap}"
-        )
-        made.append(
-            replace(
-                dataset,
-                decisions=decisions,
-                looks=[*dataset.looks, words],
-                name=name,
-                shared=shared,
-                part_of=dataset.name,
-            )
-        )
+        words = f"R5: a part of {dataset.name}, since a product has {cap} exposures at most"
+        own = {"name": name, "part_of": dataset.name, "shared": shared, "facts": {}}
+        made.append(replace(dataset, decisions=decisions, looks=[*dataset.looks, words], **own))
         if shared:
             made[-1].looks.append(f"R18: {len(shared)} exposures are used in another product too")
     for decision in dataset.left_out:

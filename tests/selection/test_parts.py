@@ -47,11 +47,12 @@ def test_the_udf_is_seven_cubes_with_a_limit_of_125(udf, reuse):
     singles = sorted([["03"], ["06"], ["07"], ["08"], ["09"]] + ([] if reuse else [last]))
     assert members == [["02", "04", "05", "10"], *([last] if reuse else []), *singles]
     assert max(len(d.taken) for d in found.datasets) == 125
+    assert [d.facts["exposures"] for d in found.datasets] == [len(d.taken) for d in found.datasets]
     shared = [d for d in found.datasets if d.shared]
     assert len(shared) == int(reuse)
     if reuse:
         # R18: all 50 of UDF-10, used twice, and both products say so
-        assert len(shared[0].shared) == 50 and set(shared[0].shared.values()) == {"udf-1"}
+        assert len(shared[0].shared) == 50 and set(shared[0].shared.values()) == {"udf-2"}
         assert any("R18: 50 exposures" in text for text in shared[0].looks)
 
 
@@ -89,7 +90,7 @@ def test_the_deepest_overlap_is_kept():
     # the second overlaps the first by half, and the third by three quarters
     pointings = [pointing(0, -30, 0, 10), pointing(1, 0, 0, 10), pointing(2, 15, 0, 10)]
     _, parts = split_field(pointings, 20, 0.2, False)
-    assert parts == [Part((1, 2)), Part((0,))]
+    assert parts == [Part((0,)), Part((1, 2))]
 
 
 def test_many_pointings_are_parted_too():
@@ -104,4 +105,23 @@ def test_a_field_of_its_own_limit(tmp_path):
     found = select(tmp_path, *exposures, overrides="fields: {ngc-300: {max_inputs: 2}}")
     assert [len(d.taken) for d in found.datasets] == [2, 2]
     assert [d.part_of for d in found.datasets] == ["ngc-300", "ngc-300"]
-    assert any("R5: part 1 of 2 of ngc-300" in text for text in found["ngc-300-1"].looks)
+    assert any("R5: a part of ngc-300, since" in text for text in found["ngc-300-1"].looks)
+
+
+def test_parts_keep_their_names_and_make_way_for_the_whole(tmp_path):
+    fields = tmp_path / "fields"
+    found = select(tmp_path, *[{}] * 4, output=fields, max_inputs=2)
+    assert sorted(found.written) == ["ngc-300-1", "ngc-300-2"]
+    # select.toml remembers the limit
+    assert select_exposures((), fields).written == []
+    write_frame(tmp_path / "raw", 4)
+    write_frame(tmp_path / "raw", 5)
+    assert select_exposures(tmp_path / "raw", fields).written == ["ngc-300-3"]
+    whole = select_exposures((), fields, max_inputs=0)
+    assert whole.written == ["ngc-300"] and whole.retired == ["ngc-300-1", "ngc-300-2", "ngc-300-3"]
+
+
+def test_what_was_said_of_a_field_holds_for_its_parts(tmp_path):
+    words = "fields: {ngc-300: {max_inputs: 2, complete: true}, ngc-300-2: {complete: false}}"
+    found = select(tmp_path, *[{}] * 4, overrides=words)
+    assert [d.facts["complete"] for d in found.datasets] == [True, False]

@@ -94,6 +94,18 @@ def test_the_index_reads_a_file_once(tmp_path):
     assert index.update([]) == 1 and len(index) == 3
     paths[2].unlink()
     assert index.update([]) == 0 and len(index) == 2
+    # a folder that is gone may come back: what was in it is remembered
+    (tmp_path / "raw").rename(tmp_path / "away")
+    assert index.update([]) == 0 and len(index) == 2
+    assert [entry["gone"] for _, entry in index.items()] == [True, True]
+    assert index.update(find_files([tmp_path / "away"])) == 2 and len(index) == 4
+    (tmp_path / "away").rename(tmp_path / "raw")
+    assert index.update([]) == 0 and [entry["gone"] for _, entry in index.items()] == [
+        True,
+        True,
+        False,
+        False,
+    ]
     place.write_text("{broken")
     assert Index(place).update(paths[:2]) == 2
 
@@ -120,6 +132,45 @@ def test_tables_of_single_ifus_are_one_exposure(tmp_path):
             path.rename(tmp_path / f"{number}-{ifu}.fits")
     dataset = select_exposures(tmp_path).datasets[0]
     assert [len(decision.candidate.files) for decision in dataset.taken] == [3, 3]
+
+
+def test_products_of_several_exposures_are_none(tmp_path):
+    for number in range(2):
+        write_frame(tmp_path, number)
+    write_frame(tmp_path, 2, **{"ESO PRO CATG": "PIXTABLE_REDUCED", "ESO PRO REC1 ID": "muse_exp_combine"})
+    write_frame(tmp_path, 3, **{"ESO PRO CATG": "DATACUBE_FINAL"})
+    found = select_exposures(tmp_path)
+    assert (len(found.datasets[0].decisions), found.calibrations) == (2, 2)
+
+
+def test_copies_of_a_raw_frame_are_one_exposure(tmp_path):
+    for number in range(2):
+        for folder in ("a", "b"):
+            write_frame(tmp_path / folder, number)
+    taken = select_exposures(tmp_path).datasets[0].taken
+    assert [d.candidate.files for d in taken] == [
+        (str(tmp_path / "a" / f"{arcfile_of(n)}.fits"),) for n in range(2)
+    ]
+
+
+def test_a_disk_that_is_not_there_today_changes_no_field(tmp_path):
+    for number in range(4):
+        write_frame(tmp_path / f"disk{number // 2}", number)
+    first = select_exposures(tmp_path, tmp_path / "fields")
+    (tmp_path / "disk1").rename(tmp_path / ".away")
+    later = select_exposures(tmp_path / "disk0", tmp_path / "fields")
+    assert later.datasets[0].dates == first.datasets[0].dates and later.datasets[0].version == 1
+    assert ["out of reach" in " ".join(d.looks) for d in later.datasets[0].taken] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    # and files that were moved are found at their new place
+    (tmp_path / ".away").rename(tmp_path / "disk2")
+    moved = select_exposures(tmp_path, tmp_path / "fields").datasets[0]
+    assert [d.candidate.files[0].split("/")[-2] for d in moved.taken] == ["disk0", "disk0", "disk2", "disk2"]
+    assert moved.dates == first.datasets[0].dates
 
 
 def test_grades_of_many_hands(tmp_path):

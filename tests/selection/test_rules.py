@@ -312,6 +312,27 @@ def test_r16_likeness_of_names(tmp_path, name, count):
     assert len(select(tmp_path, {}, {}, other, other).datasets) == count
 
 
+BOX = {"container": 55, "container_type": "G"}
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "count"),
+    [
+        ({"pi": 1}, {"pi": 2}, 2),
+        ({"pi": 1}, {"pi": 1}, 1),
+        ({"pi": 1} | BOX, {"pi": 2} | BOX, 1),
+        ({"pi": 1} | BOX, {"pi": 2} | BOX | {"container": 56}, 2),
+        ({"pi": 1} | BOX, {"pi": 2} | BOX | {"container_type": "U"}, 2),
+        ({"pi": None}, {"pi": None}, 2),
+    ],
+)
+def test_r16_pi_and_container_count(tmp_path, one, two, count):
+    # one name, blocks with nothing in common, a fifth of the field: 0.5 of the 0.6 that is needed
+    there = {"ra": east(47.9), "ob_name": "zzzz"} | two
+    here = {"ob_name": "aaaa"} | one
+    assert len(select(tmp_path, here, here, there, there).datasets) == count
+
+
 def test_r16_names_alone_never_suffice(tmp_path):
     assert len(select(tmp_path, {}, {}, {"ra": east(61)}, {"ra": east(61)}).datasets) == 2
 
