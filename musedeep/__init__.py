@@ -12,12 +12,14 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Alignment": "align",
+    "Assessment": "qc",
     "Exposure": "pixtable",
     "Field": "field",
     "OffsetTable": "offsets",
     "PixelTable": "pixtable",
     "VoxelGrid": "grid",
     "align_exposures": "align",
+    "assess_field": "qc",
     "combine_exposures": "combine",
     "combine_to_store": "combine",
     "connect": "clusters",
@@ -47,6 +49,7 @@ _HOMES = {
 
 __all__ = [
     "Alignment",
+    "Assessment",
     "Exposure",
     "Field",
     "InputError",
@@ -59,6 +62,7 @@ __all__ = [
     "WorkError",
     "__version__",
     "align_exposures",
+    "assess_field",
     "combine_exposures",
     "combine_to_store",
     "connect",

@@ -1,4 +1,4 @@
-"""The stages of a field in their order, skipping what is done: align, ingest, combine, products."""
+"""The stages of a field in their order, skipping what is done: align, ingest, combine, products, qc."""
 
 import logging
 import os
@@ -32,9 +32,9 @@ __all__ = [
     "status",
 ]
 
-STAGES = ("align", "ingest", "combine", "products")
+STAGES = ("align", "ingest", "combine", "products", "qc")
 
-_UNITS = {"align": "images", "ingest": "parts", "combine": "blocks", "products": "planes"}
+_UNITS = {"align": "images", "ingest": "parts", "combine": "blocks", "products": "planes", "qc": "tasks"}
 _log = logging.getLogger(__name__)
 
 
@@ -120,7 +120,7 @@ def run(field, client=None, *, stages=STAGES, progress=True):
     client : distributed.Client, optional
         Where to run. Without it, ``cluster``, ``workers`` and ``threads`` of the field's settings decide.
     stages : sequence of str, optional
-        Which of ``"align"``, ``"ingest"``, ``"combine"``, ``"products"``.
+        Which of ``"align"``, ``"ingest"``, ``"combine"``, ``"products"``, ``"qc"``.
     progress : bool, optional
         Show how far it is, on standard error.
 
@@ -270,6 +270,12 @@ def status(field):
                 "total": None,
                 "bytes": sum(path.stat().st_size for path in products),
             },
+            "qc": {
+                "unit": "reports",
+                "done": int((field.qc_dir / "report.html").exists()),
+                "total": int(field.settings.qc.assess != "off"),
+                "bytes": _size_of(field.qc_dir),
+            },
         },
     }
 
@@ -380,7 +386,27 @@ def _products(field, client, progress):
     return None, {"files": [str(path) for path in paths], "notes": product_notes(field)}
 
 
-_STAGES = {"align": _align, "ingest": _ingest, "combine": _combine, "products": _products}
+def _qc(field, client, progress):
+    from musedeep.qc import assess_field, is_assessed
+
+    if field.settings.qc.assess == "off":
+        progress.close()
+        return None, {"state": "off"}
+    if is_assessed(field):
+        progress.close()
+        return None, {"state": "kept"}
+    found = assess_field(field, client=client, progress=progress)
+    facts = {"state": "assessed", "QCFLAG": found.flag, "verdict": found.verdict}
+    return None, facts | {"files": [str(field.qc_dir / "report.html")]}
+
+
+_STAGES = {
+    "align": _align,
+    "ingest": _ingest,
+    "combine": _combine,
+    "products": _products,
+    "qc": _qc,
+}
 
 
 def _check_least_memory(field, client):

@@ -225,8 +225,10 @@ class QualitySettings(_Section):
     thresholds: str = _setting(
         "", FilePath(), "thresholds of the diagnostics: a changed copy of qc/thresholds.toml (empty: those of musedeep)"
     )
-    rejections: bool = _setting(
-        True, Switch(), "map the rejected rows of every exposure; takes as long as the combination"
+    assess: str = _setting(
+        "quick",
+        Choice("quick", "full", "off"),
+        "'full' also maps what was rejected of every exposure, which takes as long as the combination",
     )
     proprietary_months: float = _setting(
         12.0, Number(low=0), "how long an exposure belongs to its PI, for the ACCESS of the product"

@@ -42,7 +42,7 @@ FOUR = {
 
 def make_field(paths, folder, **settings):
     """A field of pixel tables, with one thread and little memory if not told otherwise."""
-    settings = {"memory": "1GB", "workers": 1} | settings
+    settings = {"memory": "1GB", "workers": 1, "assess": "off"} | settings
     return Field.from_exposures(paths, folder, overwrite=True, **settings)
 
 

@@ -56,8 +56,8 @@ def test_a_run_does_everything_and_tells_what_it_took(field, capsys):
     before = psutil.Process().memory_info().rss  # what the tests before this one left in the process
     report = md.run(field, progress=False)
     assert capsys.readouterr() == ("", "")
-    assert [stage.stage for stage in report.stages] == ["align", "ingest", "combine", "products"]
-    _, ingest, combine, products = report.stages
+    assert [stage.stage for stage in report.stages] == ["align", "ingest", "combine", "products", "qc"]
+    _, ingest, combine, products, _ = report.stages
     assert ingest.facts["exposures"] == 4
     assert combine.facts["computed"] == combine.facts["blocks"] > 1
     for stage in (ingest, combine):

@@ -136,6 +136,7 @@ _ORDER = (
     "plan",
     "combine",
     "products",
+    "qc",
     "validate",
     "status",
 )

@@ -109,6 +109,15 @@ def _products():
     """Write the FITS cube, images and maps from the cube store."""
 
 
+@_stage("qc", "qc")
+def _qc():
+    """Assess the quality of the cube and of every exposure.
+
+    Report, figures, log and tables go into the folder qc/ of the field, the flags into the header of the FITS
+    cube. What is assessed already is skipped.
+    """
+
+
 @with_settings("grid", "combine", "run")
 @subcommand("plan")
 @FIELD
@@ -160,7 +169,7 @@ def _status(field, as_json):
 @QUIET
 @JSON
 def _run(targets, output, name, overwrite, no_align, dry_run, quiet, as_json, changes):
-    """Run every stage, as far as it is not done: align, ingest, combine, products.
+    """Run every stage, as far as it is not done: align, ingest, combine, products, qc.
 
     Stop it at any time, in any way, and run it again to go on. Without --offsets and --no-align, offsets and
     flux scales are measured first.

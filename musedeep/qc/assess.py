@@ -9,7 +9,7 @@ import numpy as np
 
 from musedeep.errors import InputError
 from musedeep.names import log_name, plot_name
-from musedeep.qc.deep import measure_deep
+from musedeep.qc.deep import measure_deep, median_of
 from musedeep.qc.diagnose import diagnose
 from musedeep.qc.evidence import Evidence
 from musedeep.qc.flags import access_of, acquisition_pattern, flag_cards, qc_bits, qc_flag
@@ -21,7 +21,7 @@ from musedeep.qc.survey import survey_exposures
 from musedeep.recipe import prepare
 from musedeep.store import CubeStore, Ledger
 
-__all__ = ["Assessment", "assess_field", "cube_key", "gather"]
+__all__ = ["Assessment", "assess_field", "cube_key", "gather", "is_assessed"]
 
 _FORMAT = 2  # raised when what is measured changes
 
@@ -112,7 +112,7 @@ def assess_field(field, *, client=None, progress=None):
     """
     evidence = gather(field, client=client, progress=progress)
     rejections = None
-    if field.settings.qc.rejections:
+    if field.settings.qc.assess == "full":
         recipe = prepare(field, grid=evidence.grid)
         rejections = measure_rejections(field, recipe, evidence.surveys, client=client, progress=progress)
     diagnosis = diagnose(evidence, rejections)
@@ -139,6 +139,32 @@ def assess_field(field, *, client=None, progress=None):
     files = _write(field, evidence, diagnosis, rejections, assessment)
     assessment.files.extend(files)
     return assessment
+
+
+def is_assessed(field):
+    """Whether the assessment in the field's folder is that of its present cube, products and settings."""
+    try:
+        stored = json.loads((field.qc_dir / "assessment.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return stored.get("key") == _assessment_key(field) and (field.qc_dir / "report.html").exists()
+
+
+def _assessment_key(field):
+    """Hash of all that the assessment depends on."""
+    from musedeep import __version__
+    from musedeep.products import cube_file
+
+    cube = cube_file(field)
+    facts = [
+        _FORMAT,
+        __version__,
+        cube_key(field),
+        vars(field.settings.qc),
+        read_reference(field.settings.qc.thresholds),
+        [cube.name, cube.stat().st_size] if cube.exists() else None,
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 
 def gather(field, *, client=None, progress=None):
@@ -214,8 +240,8 @@ def _facts(evidence, diagnosis, rejections, transients):
         "ABMAGLIM_LOC": local,
         "HISTO_MODE": peak.mode,
         "HISTO_17": peak.histo_17,
-        "NOISE_RATIO": float(np.nanmedian(deep.scatter / deep.noise)),
-        "NOISE_RATIO_1ARCSEC": float(np.nanmedian(deep.apertures[:, 4])),
+        "NOISE_RATIO": median_of(deep.scatter / deep.noise),
+        "NOISE_RATIO_1ARCSEC": median_of(deep.apertures[:, 4]),
     }
     if rejections is not None:
         facts["REJECTED"] = float(np.mean(list(rejections.shares().values())))
@@ -282,8 +308,12 @@ def _write(field, evidence, diagnosis, rejections, assessment):
         [deep, grown],
         sheets,
     )
-    data = _write_text(folder / "assessment.json", json.dumps(assessment.to_dict(), indent=1))
     _tell_products(field, [log, deep, *sheets.values()], cards)
+    # last, since it says that all the others are there
+    data = _write_text(
+        folder / "assessment.json",
+        json.dumps(assessment.to_dict() | {"key": _assessment_key(field)}, indent=1),
+    )
     return [report, data, log, deep, grown, *sheets.values(), *tables, reference]
 
 

@@ -13,7 +13,16 @@ from musedeep.images import ImageSum, MapMean
 from musedeep.settings import AlignSettings
 from musedeep.store import CubeStore
 
-__all__ = ["APERTURES", "BANDS", "Deep", "blank_sky", "measure_deep", "robust_scatter", "white_image"]
+__all__ = [
+    "APERTURES",
+    "BANDS",
+    "Deep",
+    "blank_sky",
+    "measure_deep",
+    "median_of",
+    "robust_scatter",
+    "white_image",
+]
 
 APERTURES = (1, 2, 3, 4, 5, 7, 9, 11, 15)
 """Sides of the square apertures, spaxels."""
@@ -245,6 +254,13 @@ def _low_median(values):
     """A level below sources: the 30th percentile."""
     good = values[np.isfinite(values)]
     return np.quantile(good, 0.3) if len(good) else np.nan
+
+
+def median_of(values):
+    """Median of the finite values; NaN for none."""
+    values = np.asarray(values, np.float64)
+    values = values[np.isfinite(values)]
+    return float(np.median(values)) if len(values) else np.nan
 
 
 def robust_scatter(values, lower=False):

@@ -7,7 +7,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullLocator
 from scipy.ndimage import gaussian_filter
 
-from musedeep.qc.deep import APERTURES, BANDS
+from musedeep.qc.deep import APERTURES, BANDS, median_of
 from musedeep.qc.sky import line_planes
 from musedeep.qc.style import ACCENT, BLUE, FAINT, GREEN, INK, PAPER, RED, show_image, stretch, title
 
@@ -107,7 +107,7 @@ def draw_noise(axes, deep):
     axes.set_xlabel("wavelength [Å]")
     axes.set_ylabel("noise of a voxel")
     axes.legend(loc="upper left", ncols=2)
-    ratio = np.nanmedian(deep.scatter / deep.noise) if np.isfinite(deep.noise).any() else math.nan
+    ratio = median_of(deep.scatter / deep.noise)
     title(axes, "noise of blank sky", f"ratio {ratio:.2f}")
 
 

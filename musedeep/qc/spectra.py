@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from musedeep.muse import MODES
-from musedeep.qc.deep import robust_scatter
+from musedeep.qc.deep import median_of, robust_scatter
 from musedeep.qc.evidence import Finding
 
 __all__ = ["TELLURIC_BANDS", "find_sodium_step", "find_sodium_zeros", "find_telluric", "find_wiggles"]
@@ -32,15 +32,14 @@ def _relative(deep):
     from scipy.ndimage import median_filter
 
     spectra, noise = deep.spectra, deep.spectra_noise
-    with np.errstate(invalid="ignore", divide="ignore"):
-        bright = (
-            np.nanmedian(spectra, axis=0) > 5 * np.nanmedian(noise, axis=0)
-            if spectra.size
-            else np.zeros(0, bool)
-        )
-        width = min(301, max(3, len(spectra) // 4 * 2 + 1))
-        smooth = np.column_stack([median_filter(s, width, mode="nearest") for s in spectra.T[bright]] or [[]])
-    return spectra[:, bright], noise[:, bright], smooth
+    pairs = zip(spectra.T, noise.T, strict=True)
+    bright = np.array([median_of(flux) > 5 * median_of(error) for flux, error in pairs], bool)
+    spectra, noise = spectra[:, bright], noise[:, bright]
+    width = min(301, max(3, len(spectra) // 4 * 2 + 1))
+    smooth = np.empty_like(spectra)
+    for n, flux in enumerate(spectra.T):
+        smooth[:, n] = median_filter(flux, width, mode="nearest")
+    return spectra, noise, smooth
 
 
 def _gaps(evidence):

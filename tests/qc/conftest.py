@@ -34,7 +34,7 @@ def combined(folder, products=False, **changes):
     """A field of simulated exposures with a finished cube."""
     paths = simulate_exposures(folder / "sim", **(SETTINGS | changes))
     offsets = str(folder / "sim" / "OFFSET_LIST.fits")
-    options = {"memory": "1GB", "workers": 1, "offsets": offsets}
+    options = {"memory": "1GB", "workers": 1, "offsets": offsets, "assess": "full"}
     field = Field.from_exposures(paths, folder / "field", overwrite=True, **options)
     ingest_exposures(field)
     combine_to_store(field)
@@ -55,4 +55,4 @@ def spoilt(tmp_path_factory):
 def clean(tmp_path_factory):
     """A field without any, and its assessment."""
     field = combined(tmp_path_factory.mktemp("clean"))
-    return field, assess_field(field.changed(rejections=False))
+    return field, assess_field(field.changed(assess="quick"))

@@ -41,7 +41,7 @@ def test_nothing_is_found_where_nothing_is_wrong(clean):
     assert found.verdict.startswith("nothing stands out: ")
     measured = {f.name for f in found.findings if f.measured}
     assert {"misalignment", "flux_scale", "trail", "variance", "wavelength_shift", "sky_level"} <= measured
-    assert "crater" not in measured  # rejections were not asked for
+    assert "crater" not in measured  # that takes the map of rejections
     assert found.transients is None
     assert found.flag == "0010000000"
 
@@ -131,7 +131,7 @@ def test_a_second_assessment_reads_what_was_measured(clean, monkeypatch):
     field, found = clean
     before = {p: p.stat().st_mtime_ns for p in field.qc_dir.rglob("*.npz")}
     assert len(before) == 2 + len(field.exposures)
-    again = assess_field(field.changed(rejections=False))
+    again = assess_field(field.changed(assess="quick"))
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert [f.to_dict() for f in again.findings] == [f.to_dict() for f in found.findings]
 
@@ -141,7 +141,7 @@ def test_an_exposure_that_was_not_surveyed_is_surveyed_alone(clean):
     surveys = sorted((field.qc_dir / "exposures").glob("*.npz"))
     before = {p: p.stat().st_mtime_ns for p in surveys}
     surveys[2].write_bytes(b"broken")
-    assess_field(field.changed(rejections=False))
+    assess_field(field.changed(assess="quick"))
     changed = [p for p in surveys if p.stat().st_mtime_ns != before[p]]
     assert changed == [surveys[2]]
 
@@ -150,7 +150,7 @@ def test_thresholds_of_a_group(clean, tmp_path):
     field, _ = clean
     file = tmp_path / "ours.toml"
     file.write_text("misalignment = 0.00001\n")
-    found = assess_field(field.changed(rejections=False, thresholds=str(file)))
+    found = assess_field(field.changed(assess="quick", thresholds=str(file)))
     assert [f.name for f in found.alarms] in ([], ["misalignment"])
     assert next(f for f in found.findings if f.name == "misalignment").threshold == 0.00001
     file.write_text("misalignmend = 1\n")
