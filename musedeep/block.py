@@ -311,10 +311,11 @@ class Tile:
     def _judge(self, last):
         """Judge the rows of the planes that now have all the neighbours that matter."""
         m, box = self.method, self.box
-        judged = self.high if last else max(self.high - m.lag, self.judged)
+        # planes are judged one ahead of those that are done with, where rejected rows take others along
+        judged = self.high if last else max(self.high - m.lag + m.grows, self.judged)
         buffers = self._buffers()
         nj, ni = box.shape[1:]
-        edge = int(box.halo[1]) - (0 if m.resample == "nearest" else m.reach)
+        edge = int(box.halo[1]) - (0 if m.resample == "nearest" else m.reach) - m.grows
         frame = sample.Window(
             self.start,
             self.low,
@@ -328,7 +329,7 @@ class Tile:
             self.index,
         )
         if m.reject == "guarded":
-            rule = sample.Rule(*m.nclip, m.gradient, m.coherence, m.nkeep, m.nmax, m.sample)
+            rule = sample.Rule(*m.nclip, m.gradient, m.coherence, m.nkeep, m.nmax, m.sample, m.trails)
             statistics = sample.Statistics(self.centre, self.scale, self.number)
             reject.judge_guarded(
                 frame, self.judged, judged, edge, rule, statistics, self.state, self.rejected, buffers

@@ -97,6 +97,7 @@ class Method:
     gradient, coherence : float
     nmax, nkeep, sample : int
         ``sample``: 0 by depth, 1 own voxel, 27.
+    trails : float
     crtype, direction : int
     crsigma : float
     keep_dq : int
@@ -118,6 +119,7 @@ class Method:
     nmax: int
     nkeep: int
     sample: int
+    trails: float
     crtype: int
     direction: int
     crsigma: float
@@ -129,15 +131,20 @@ class Method:
     def lag(self):
         """Planes behind the last complete one that must wait for their neighbours before they can be
         judged."""
-        return {"guarded": 2, "eso": 1, "none": 0}[self.reject]
+        return {"guarded": 2 + self.grows, "eso": 1, "none": 0}[self.reject]
+
+    @property
+    def grows(self):
+        """Whether rejected rows may take those around them along."""
+        return self.reject == "guarded" and self.trails > 0 and self.nkeep == 0
 
     @property
     def halo(self):
         """Voxels around a block whose rows matter: (planes, rows or columns)."""
         own = 0 if self.resample == "nearest" else self.reach
         # guarded: medians one voxel around (two in the plane, for the contrast), each from the voxels around
-        # it
-        extra = {"guarded": (2, 3), "eso": (1, 1), "none": (0, 0)}[self.reject]
+        # it; one more for rejected rows that take others along
+        extra = {"guarded": (2 + self.grows, 3 + self.grows), "eso": (1, 1), "none": (0, 0)}[self.reject]
         return own + extra[0], own + extra[1]
 
 
@@ -445,6 +452,7 @@ def _method_of(settings, grid, first, facts, weighted):
         nmax=combine.nmax,
         nkeep=combine.nkeep,
         sample={"auto": 0, "own": 1, "27": 27}[combine.sample],
+        trails=combine.trails,
         crtype=("median", "mean", "iraf").index(combine.crtype),
         direction=_direction(first.position_angle_deg),
         crsigma=combine.crsigma,

@@ -121,6 +121,11 @@ class CombineSettings(_Section):
     gradient: float = _setting(0.5, Number(low=0), "guarded: weight of the gradient term (0 switches it off)")
     coherence: float = _setting(2.0, Number(low=0), "guarded: coherence guard of sharper exposures (0: off)")
     sample: str = _setting("auto", Choice("auto", "own", "27"), "guarded: voxels that a row is judged by")
+    trails: float = _setting(
+        1.5,
+        Number(low=0),
+        "guarded: sigma that an exposure is off along a trail (0: keep its wings)",
+    )
     crtype: str = _setting("median", Choice("median", "mean", "iraf"), "eso: statistics of the rejection")
     crsigma: float = _setting(10.0, Number(low=0), "eso: rejection threshold (0 switches rejection off)")
     select: str | tuple = _setting(

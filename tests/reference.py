@@ -341,6 +341,7 @@ def guarded_rejected(
     gradient=0.5,
     coherence=2.0,
     sample="auto",
+    trails=1.5,
     margin=0,
 ):
     """Rows that the guarded rule rejects.
@@ -361,7 +362,7 @@ def guarded_rejected(
         chosen = _guarded_sample(cells, cell, sample)
         if len(chosen) >= 3:
             statistics[cell] = _guarded_statistic(values[chosen], variances[chosen], nclip, nmax)
-    rejected = np.zeros(len(rows), dtype=bool)
+    rejected, taken_along = np.zeros((2, len(rows)), dtype=bool)
     for cell in statistics.keys() & cells.rows.keys():
         noise = [
             math.sqrt(np.median(variances[chosen]))
@@ -370,7 +371,30 @@ def guarded_rejected(
         _judge_cell(
             cell, cells, statistics, noise, rows.exposure, values, rejected, nclip, nkeep, gradient, coherence
         )
-    return rejected
+        found = [row for row in cells.rows_in([cell]) if rejected[row]]
+        scale = _scale(statistics[cell].scale, *noise)
+        contrast = _contrast(cell, statistics, noise, depth=1)
+        limits = trails * scale, trails * scale + max(3 * coherence, 1.0) * contrast
+        for row in found if trails > 0 and nkeep == 0 else ():
+            around = _rows_along(row, cell, cells, statistics, limits, rows.exposure, values)
+            taken_along[around] = True
+    return rejected | taken_along
+
+
+def _rows_along(row, cell, cells, statistics, limits, exposure, values):
+    """Rows of the same exposure in the 27 voxels around, if more than half of those in the 26 around deviate
+    as the row does: from the median of the own voxel by more than the first limit, and from those of theirs
+    by more than the second; else none."""
+    median = statistics[cell].median
+    sign = 1.0 if values[row] > median else -1.0
+    alike = {c: [r for r in cells.rows_in([c]) if exposure[r] == exposure[row]] for c in _block(cell)}
+    others = [(c, values[r]) for c, members in alike.items() for r in members if c != cell]
+    from_here = sum(sign * (value - median) > limits[0] for _, value in others)
+    from_there = sum(
+        sign * (value - statistics[c].median) > limits[1] for c, value in others if c in statistics
+    )
+    coherent = len(others) >= 6 and 2 * min(from_here, from_there) > len(others)
+    return sum(alike.values(), []) if coherent else []
 
 
 def _block(cell, depth=1, reach=1):
@@ -415,8 +439,7 @@ def _judge_cell(
     around = [(k, j, i - 1), (k, j, i + 1), (k, j - 1, i), (k, j + 1, i)]
     slope = max((abs(own.median - statistics[c].median) for c in around if c in statistics), default=0.0)
     low, high = (limit * scale + gradient * slope for limit in nclip)
-    medians = [statistics[c].median for c in _block(cell, depth=0, reach=2) if c in statistics]
-    contrast = max(0.0, max(medians) - min(medians) - 5 * max(noise) / math.sqrt(own.count))
+    contrast = _contrast(cell, statistics, noise)
     members = cells.rows_in([cell])
     excess = {}
     for row in members:
@@ -431,6 +454,18 @@ def _judge_cell(
     spared = max(0, nkeep - (len(members) - len(excess)))
     for row in sorted(excess, key=excess.get)[spared:]:
         rejected[row] = True
+
+
+def _contrast(cell, statistics, noise, depth=0):
+    """Range of the medians of the 5 x 5 spaxels around, less what noise makes of it; the largest of some
+    planes."""
+    k, j, i = cell
+    ranges = []
+    for plane in range(k - depth, k + depth + 1):
+        around = _block((plane, j, i), depth=0, reach=2)
+        medians = [statistics[c].median for c in around if c in statistics]
+        ranges.append(max(medians) - min(medians) if medians else 0.0)
+    return max(0.0, max(ranges) - 5 * max(noise) / math.sqrt(statistics[cell].count))
 
 
 def _scale(scale, noise, own_noise):

@@ -86,7 +86,9 @@ def test_the_maps_are_those_of_the_reference(small, name):
     method = recipe.method
     if method.reject == "guarded":
         sample = {0: "auto", 1: "own", 27: "27"}[method.sample]
-        rule = {key: getattr(method, key) for key in ("nclip", "nmax", "nkeep", "gradient", "coherence")}
+        rule = {
+            key: getattr(method, key) for key in ("nclip", "nmax", "nkeep", "gradient", "coherence", "trails")
+        }
         rejected = reference.guarded_rejected(rows, recipe.grid.shape, sample=sample, margin=9, **rule)
     elif method.reject == "eso":
         flagged, _ = stored_rows(small, flagged=True, **CHANGES[name])

@@ -14,8 +14,9 @@ BITS = 3
 SAMPLES = {"own": 1, "27": 27, "auto": 0}
 
 
-def make_rows(seed=0, count=900, exposures=6, step=0.0, relative_variance=0.0, shape=SHAPE):
-    """Rows in random cells: a sky of unit noise with a source, sharper in one exposure, and outliers."""
+def make_rows(seed=0, count=900, exposures=6, step=0.0, relative_variance=0.0, shape=SHAPE, trail=0.0):
+    """Rows in random cells: a sky of unit noise with a source, sharper in one exposure, and outliers; and, if
+    asked for, a trail across another exposure."""
     rng = np.random.default_rng(seed)
     cells = rng.integers(0, shape, (count, 3))
     exposure = rng.integers(0, exposures, count)
@@ -25,6 +26,7 @@ def make_rows(seed=0, count=900, exposures=6, step=0.0, relative_variance=0.0, s
     data = 5 + source + rng.normal(size=count) * np.sqrt(variance)
     outliers = rng.random(count) < 0.03
     data[outliers] += rng.choice([-1, 1, 1], outliers.sum()) * np.exp(rng.uniform(1.4, 6, outliers.sum()))
+    data[exposure == 1] += trail * np.exp(-0.5 * (cells[:, 1] - cells[:, 2])[exposure == 1] ** 2)
     return reference.Rows(
         *(cells[:, axis].astype(float) for axis in (2, 1, 0)),
         np.full(count, 6500.0, np.float32),
@@ -75,10 +77,11 @@ class Box:
         coherence=2.0,
         nkeep=0,
         nmax=1,
+        trails=1.5,
         edge=0,
     ):
         rule = sampling.Rule(
-            *map(float, nclip), float(gradient), float(coherence), nkeep, nmax, SAMPLES[sample]
+            *map(float, nclip), float(gradient), float(coherence), nkeep, nmax, SAMPLES[sample], trails
         )
         statistics = sampling.Statistics(self.centre, self.scale, self.number)
         reject.judge_guarded(
@@ -114,6 +117,8 @@ RULES = [
     {"nmax": 5, "nclip": (2.5, 2.5), "sample": "own"},
     {"nkeep": 2, "sample": "own", "nclip": (1.0, 1.0)},
     {"nkeep": 4, "nclip": (1.5, 1.5)},
+    {"trails": 0.0},
+    {"trails": 0.7, "nclip": (2.0, 2.0), "coherence": 0.2},
 ]
 
 
@@ -136,6 +141,7 @@ def test_rows_are_judged_as_by_the_reference(rule, count, step, relative):
     exposures=st.integers(1, 12),
     step=st.sampled_from([0.0, 3.0, 30.0, 3000.0]),
     relative=st.sampled_from([0.0, 0.5, 1.0]),
+    trail=st.sampled_from([0.0, 4.0, 40.0]),
     rule=st.fixed_dictionaries(
         {
             "sample": st.sampled_from(sorted(SAMPLES)),
@@ -144,16 +150,35 @@ def test_rows_are_judged_as_by_the_reference(rule, count, step, relative):
             "coherence": st.sampled_from([0.0, 0.5, 2.0]),
             "nkeep": st.integers(0, 3),
             "nmax": st.integers(1, 3),
+            "trails": st.sampled_from([0.0, 0.3, 1.5]),
         }
     ),
 )
 @settings(max_examples=60, deadline=None)
-def test_any_rule_judges_any_rows_as_the_reference(seed, count, exposures, step, relative, rule):
-    rows = make_rows(seed, count, exposures, step, relative, shape=(3, 4, 5))
+def test_any_rule_judges_any_rows_as_the_reference(
+    seed, count, exposures, step, relative, trail, rule
+):  # fmt: skip
+    rows = make_rows(seed, count, exposures, step, relative, (3, 4, 5), trail)
     box = Box(rows, (3, 4, 5))
     found = box.judge(0, 3, **rule)
     wanted = reference.guarded_rejected(rows, (3, 4, 5), **rule)
     assert_judged_alike(rows, found, wanted, box, (3, 4, 5))
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+@pytest.mark.parametrize("trail", [-8, 8])
+def test_a_trail_goes_with_its_wings(sample, trail):
+    """What is rejected along it takes the faint rows beside it along, and no rows of other exposures."""
+    rows = make_rows(4, 16_000, exposures=20, trail=trail)
+    wanted, alone = (
+        reference.guarded_rejected(rows, SHAPE, sample=sample, trails=trails) for trails in (1.5, 0)
+    )
+    box = Box(rows)
+    assert_judged_alike(rows, box.judge(0, SHAPE[0], sample=sample), wanted, box)
+    wing = (rows.exposure == 1) & (np.abs(rows.px - rows.py) == 2)
+    assert wanted[wing].mean() > 0.8 > 0.2 > alone[wing].mean()
+    others = rows.exposure != 1
+    np.testing.assert_array_equal(wanted[others], alone[others])
 
 
 @pytest.mark.parametrize("sample", SAMPLES)

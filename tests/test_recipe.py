@@ -129,7 +129,8 @@ def test_weights_follow_the_first_of_the_selected_exposures(four):
 def test_rows_reach_as_far_as_needed(four, changes, reach):
     method = prepare(four.changed(**changes)).method
     assert method.reach == reach
-    assert method.halo == (reach + 2, reach + 3)
+    assert method.halo == (reach + 3, reach + 4)
+    assert prepare(four.changed(trails=0, **changes)).method.halo == (reach + 2, reach + 3)
     assert prepare(four.changed(reject="eso", **changes)).method.halo == (reach + 1, reach + 1)
     assert prepare(four.changed(reject="none", **changes)).method.halo == (reach, reach)
 
@@ -178,7 +179,8 @@ def test_the_key_of_a_block_depends_on_all_that_its_values_depend_on(four, tmp_p
     )
     changes = [
         {}, {"nclip": (4, 4.1)}, {"nmax": 2}, {"nkeep": 1}, {"gradient": 0.51}, {"coherence": 1.9},
-        {"sample": "own"}, {"reject": "none"}, {"reject": "eso"}, {"reject": "eso", "crsigma": 9},
+        {"sample": "own"}, {"trails": 1.4}, {"reject": "none"}, {"reject": "eso"},
+        {"reject": "eso", "crsigma": 9},
         {"reject": "eso", "crtype": "mean"}, {"resample": "linear"}, {"resample": "renka"},
         {"resample": "renka", "rc": 1.3}, {"pixfrac": 0.61}, {"ld": 2}, {"lambdamin": 6501},
         {"lambdamax": 6520}, {"keep_dq": ["hot_pixel"]}, {"weight": "none"},

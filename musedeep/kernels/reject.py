@@ -80,8 +80,7 @@ def judge_guarded(window, first, last, edge, rule, statistics, state, rejected, 
                         guess = 0.5 * (low[j, i] + high[j, i])
                     if rule.keep == 0:
                         slack = _slack(low, high, j, i)
-                count, guess = _judge_cell(window, k, j, i, rule, statistics, state, slack, guess, buffers)
-                rejected[k, j, i] = count
+                guess = _judge_cell(window, k, j, i, rule, statistics, state, rejected, slack, guess, buffers)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -127,8 +126,8 @@ def _slack(low, high, j, i):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _judge_cell(window, k, j, i, rule, statistics, state, slack, guess, buffers):
-    """Judge the rows of one cell by the exact figures; returns how many were rejected, and the median.
+def _judge_cell(window, k, j, i, rule, statistics, state, rejected, slack, guess, buffers):
+    """Judge the rows of one cell by the exact figures; returns their median.
 
     ``slack`` bounds the differences between the medians of the 5 x 5 spaxels around. A row so far out that
     not even the largest gradient and coherent part within that bound can save it is rejected without finding
@@ -138,10 +137,10 @@ def _judge_cell(window, k, j, i, rule, statistics, state, slack, guess, buffers)
     value, index = window.value, window.index
     m = exact(window, k, j, i, rule, statistics, buffers)
     if math.isnan(m):
-        return 0, guess
+        return guess
     s = statistics.scale[k, j, i]
     if not _any_beyond(value, a, b, m, rule.low * s, rule.high * s):
-        return 0, m
+        return m
     wide = is_wide(rule.sample, b - a)
     noise = _noise(window, k, j, i, wide, buffers)
     s = max(s, noise)
@@ -152,7 +151,7 @@ def _judge_cell(window, k, j, i, rule, statistics, state, slack, guess, buffers)
             s = s * (own / noise) if noise > 0.0 else max(s, own)
             noise = own
     if not _any_beyond(value, a, b, m, rule.low * s, rule.high * s):
-        return 0, m
+        return m
     # how far 25 medians lie apart by chance
     chance = 5.0 * noise / math.sqrt(statistics.number[k, j, i])
     most = rule.gradient * slack + PEAK * rule.coherence * max(slack - chance, 0.0)
@@ -164,6 +163,7 @@ def _judge_cell(window, k, j, i, rule, statistics, state, slack, guess, buffers)
     count = 0
     for r in range(a, b):
         d = np.float64(value[r]) - m
+        distance[r - a] = 0.0
         if not (d > rule.high * s or -d > rule.low * s):
             continue
         if d > rule.high * s + most or -d > rule.low * s + most:
@@ -189,12 +189,19 @@ def _judge_cell(window, k, j, i, rule, statistics, state, slack, guess, buffers)
             state[index[r]] = REJECTED
             distance[r - a] = np.float32(abs(d) - guard)
             count += 1
-    if count and b - a - count < rule.keep:
+    if count == 0:
+        return m
+    if b - a - count < rule.keep:
         _keep_nearest(a, b, index, state, distance, rule.keep)
-        count = 0
+    count = 0
+    for r in range(a, b):
+        count += state[index[r]] == REJECTED
+    rejected[k, j, i] = count
+    if rule.trails > 0.0 and rule.keep == 0:
         for r in range(a, b):
-            count += state[index[r]] == REJECTED
-    return count, m
+            if distance[r - a] > 0.0:
+                _take_along(window, k, j, i, r, m, s, chance, rule, statistics, state, rejected, buffers)
+    return m
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -273,6 +280,72 @@ def _coherent_part(window, k, j, i, exposure, sign, rule, statistics, buffers):
     if holding < 6:
         return 0.0
     return np.float64(np.sort(out[:n])[3 * n // 4])
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _take_along(window, k, j, i, r, centre, scale, chance, rule, statistics, state, rejected, buffers):
+    """Reject the exposure's rows in all 27 cells around a rejected row ``r``, if the exposure is off there.
+
+    It is off where more than half of its rows in the 26 cells around deviate as row ``r`` does, by more than
+    ``rule.trails`` scales from the median of the own cell, and from their own medians by so much more than
+    sources explain in this plane and the two beside it.
+    """
+    exposure = window.owner[r]
+    sign = 1.0 if window.value[r] > centre else -1.0
+    limit = rule.trails * scale
+    # this is quickly told, and true along trails only
+    if not _mostly_beyond(window, k, j, i, exposure, sign, centre, limit):
+        return
+    contrast = 0.0
+    for kk in range(max(k - 1, window.first), min(k + 2, window.last)):
+        contrast = max(contrast, _contrast(window, kk, j, i, rule, statistics, buffers))
+    limit += max(PEAK * rule.coherence, 1.0) * max(contrast - chance, 0.0)
+    if not _coherently_beyond(window, k, j, i, exposure, sign, limit, rule, statistics, buffers):
+        return
+    for kk in range(max(k - 1, window.first), min(k + 2, window.last)):
+        for jj in range(max(j - 1, 0), min(j + 2, window.rows)):
+            for ii in range(max(i - 1, 0), min(i + 2, window.columns)):
+                a, b = own_rows(window, kk, jj, ii)
+                for q in range(a, b):
+                    if window.owner[q] == exposure and state[window.index[q]] == 0:
+                        state[window.index[q]] = REJECTED
+                        rejected[kk, jj, ii] += 1
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _mostly_beyond(window, k, j, i, exposure, sign, centre, limit):
+    """Whether more than half of an exposure's rows in the 26 cells around, and no fewer than 6 rows, lie
+    beyond a limit on one side of a centre."""
+    left, right = max(i - 1, 0), min(i + 1, window.columns - 1)
+    own = own_rows(window, k, j, i)
+    total = 0
+    beyond = 0
+    for kk in range(max(k - 1, window.first), min(k + 2, window.last)):
+        for jj in range(max(j - 1, 0), min(j + 2, window.rows)):
+            for q in range(own_rows(window, kk, jj, left)[0], own_rows(window, kk, jj, right)[1]):
+                if window.owner[q] == exposure and not own[0] <= q < own[1]:
+                    total += 1
+                    beyond += sign * (np.float64(window.value[q]) - centre) > limit
+    return total >= 6 and 2 * beyond > total
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _coherently_beyond(window, k, j, i, exposure, sign, limit, rule, statistics, buffers):
+    """The same, each row from the median of its own cell; rows without a median count as near it."""
+    total = 0
+    beyond = 0
+    for kk in range(max(k - 1, window.first), min(k + 2, window.last)):
+        for jj in range(max(j - 1, 0), min(j + 2, window.rows)):
+            for ii in range(max(i - 1, 0), min(i + 2, window.columns)):
+                if kk == k and jj == j and ii == i:
+                    continue
+                a, b = own_rows(window, kk, jj, ii)
+                for q in range(a, b):
+                    if window.owner[q] == exposure:
+                        total += 1
+                        m = exact(window, kk, jj, ii, rule, statistics, buffers)
+                        beyond += sign * (np.float64(window.value[q]) - m) > limit
+    return 2 * beyond > total
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

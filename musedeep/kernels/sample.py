@@ -59,6 +59,9 @@ class Rule(NamedTuple):
         How often the statistics are taken.
     sample : int
         1 own voxel, 27 the 27 voxels around, 0 by the depth of the own voxel.
+    trails : float
+        How far an exposure is off, in units of the scale, where rejected rows take those around along; 0
+        for never.
     """
 
     low: float
@@ -68,6 +71,7 @@ class Rule(NamedTuple):
     keep: int
     passes: int
     sample: int
+    trails: float
 
 
 class Statistics(NamedTuple):

@@ -32,6 +32,7 @@ CHANGES = {
     # a third of the rows are candidates, so that every neighbour that matters shows
     "sharp": {"nclip": (1.0, 1.0), "coherence": 1.0, "gradient": 0.1},
     "sharp, own voxel": {"nclip": (1.0, 1.0), "gradient": 0.1, "sample": "own"},
+    "sharp, along trails": {"nclip": (1.5, 1.5), "trails": 0.3, "coherence": 0.1},
     "own voxel, repeated": {"sample": "own", "nmax": 2},
     "sharp, tight guard": {"nclip": (1.0, 1.0), "coherence": 0.1, "gradient": 0},
     "peer": {"reject": "eso", "crsigma": 4},

@@ -5,9 +5,11 @@ import pytest
 from truth.stacks import Stack, simulated, stars
 
 from musedeep import OffsetTable
+from musedeep.simulate import Trail
 
 FAULTY = 5
 PLACES = ((-2.0, -1.7), (1.9, -1.2), (0.1, 1.9))
+SMALL = {"field_arcsec": 8.0, "wavelength": (6505.0, 6535.0), "cosmic_ray_rate": 0}
 MOSAIC = {
     "sources": stars((20, 50, 20, 50), places=((-1.5, 1.8), (2.6, -0.6), (5.2, 1.5), (7.6, -1.0))),
     "pointings": ((0, 0), (0, 0), (0, 0), (6.0, 0)),
@@ -21,7 +23,7 @@ def right(tmp_path_factory):
     """Exposures that are all alike."""
     return simulated(
         tmp_path_factory.mktemp("right"), sources=stars((10, 50, 500), 0.8, PLACES), seeing_fwhm=(0.8,) * 16,
-        field_arcsec=8.0, wavelength=(6505.0, 6535.0), cosmic_ray_rate=0,
+        **SMALL,
     )  # fmt: skip
 
 
@@ -69,3 +71,18 @@ def test_stars_on_edges_of_a_mosaic_are_kept(tmp_path):
     depths = [np.median(stack.depth()[stack.aperture(place, 0.4)]) for place in stack.star_places]
     assert min(depths) <= 4 and max(depths) >= 12
     assert stack.cores() == pytest.approx(np.ones(4), abs=0.002)
+
+
+def test_a_trail_goes_with_its_wings(tmp_path):
+    """Rows below the limit too, as far as they lie around rejected ones; stars, and rows elsewhere, stay."""
+    trail = Trail(FAULTY, 75.0, -0.6, 184.0, 1.0)
+    stack = simulated(tmp_path, sources=stars(30, places=PLACES[:2]), exposures=12, trails=(trail,), **SMALL)
+    rows, sky = stack.rows, stack.at_rows(stack.sky)
+    wing = sky & (rows.trail > 2) & (rows.trail < 4)
+    assert wing.sum() > 300
+    with_wings, without = stack.rejected(), stack.rejected(trails=0)
+    assert with_wings[wing].mean() > 0.95 > 0.3 > without[wing].mean()
+    left = [(rows.trail * ~taken)[sky].sum() for taken in (with_wings, without)]
+    assert left[0] < 0.15 * left[1]
+    others = rows.exposure != FAULTY
+    assert (with_wings & ~without & others).sum() < 1e-5 * others.sum()
