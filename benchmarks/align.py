@@ -1,12 +1,17 @@
 """Offsets against the truth, beside muse_exp_align on the same images.
 
-    python benchmarks/align.py FOLDER [case ...]
+    python benchmarks/align.py FOLDER [case ... | alarms | sharpness | many] [--seeds 20] [--images 300]
 
 For each case, exposures are simulated with errors of their headers, and the offsets are measured three times:
 from the pixel tables, from the IMAGE_FOV files, and by ESO's recipe from the same IMAGE_FOV files. Told is
 the rms of each coordinate about the truth; what all exposures have in common, which nobody can know, is off.
+
+`alarms` tells how often a clean set of eight exposures is called suspicious, and one that lies off is named;
+`sharpness`, the stars of a cube combined with each of the lists; `many`, the cost of many large images.
 """
 
+import argparse
+import dataclasses
 import math
 import shutil
 import subprocess
@@ -14,13 +19,25 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from harness import Report
+from harness import Report, measure
 
-from musedeep import OffsetTable, align_exposures, group_exposures, simulate_exposures
-from musedeep.align.images import exposure_image, write_image
+from musedeep import (
+    Field,
+    OffsetTable,
+    align_exposures,
+    combine_exposures,
+    group_exposures,
+    ingest_exposures,
+    simulate_exposures,
+)
+from musedeep.align.check import check_offsets
+from musedeep.align.images import exposure_image, read_image, write_image
+from musedeep.align.joint import moved
+from musedeep.align.sources import find_sources, moffat
+from musedeep.settings import AlignSettings
 from musedeep.simulate import Source
 
-__all__ = ["CASES", "main"]
+__all__ = ["CASES", "main", "report_alarms", "report_cases", "report_many", "report_sharpness"]
 
 _NARROW = {"wavelength": (6500.0, 6550.0)}
 
@@ -62,20 +79,30 @@ CASES = {
 }  # fmt: skip
 
 
-def main(folder, names):
-    """Run the cases named, or all."""
+def _simulated(folder, name):
+    """Folder of a case, simulated unless it is there, and its true offsets."""
+    place = folder / name.replace(" ", "-")
+    if not (place / "truth.json").exists():
+        simulate_exposures(place, **({"seed": 11, "pointing_error_arcsec": 0.7} | _NARROW | CASES[name]))
+    return place, OffsetTable.read(place / "OFFSET_LIST.fits")
+
+
+def _white_images(place):
+    """Images of the pixel tables of a case."""
+    own = place / "white"
+    own.mkdir(exist_ok=True)
+    for exposure in group_exposures([str(place / "PIXTABLE_REDUCED_*.fits")]):
+        write_image(exposure_image(exposure), own / f"IMAGE_FOV_{exposure.name}.fits")
+    return sorted(own.glob("IMAGE_FOV_*.fits"))
+
+
+def report_cases(folder, names):
+    """Offsets of the cases named."""
     report = Report("Offsets of exposures against the truth")
-    for name in names or CASES:
-        place = folder / name.replace(" ", "-")
-        if not (place / "truth.json").exists():
-            simulate_exposures(place, **({"seed": 11, "pointing_error_arcsec": 0.7} | _NARROW | CASES[name]))
-        truth = OffsetTable.read(place / "OFFSET_LIST.fits")
+    for name in names:
+        place, truth = _simulated(folder, name)
         images = sorted(place.glob("IMAGE_FOV_*.fits"))
-        own = place / "white"
-        own.mkdir(exist_ok=True)
-        for exposure in group_exposures([str(place / "PIXTABLE_REDUCED_*.fits")]):
-            write_image(exposure_image(exposure), own / f"IMAGE_FOV_{exposure.name}.fits")
-        tables = align_exposures(sorted(own.glob("IMAGE_FOV_*.fits")))
+        tables = align_exposures(_white_images(place))
         fov = align_exposures(images)
         bound = np.nanmedian(np.concatenate([tables.result.shift_errors]))
         report.add(
@@ -90,7 +117,121 @@ def main(folder, names):
             scale_fov_percent=_scale(fov, truth),
             verdict=tables.verdict,
         )
-    report.write(folder / "align")
+    return report.write(folder / "align")
+
+
+def report_alarms(folder, seeds):
+    """How often a clean set is called suspicious, and one of eight that lies off is named."""
+    report = Report("Alarms of the check, eight exposures")
+    clean, named = 0, {0.2: 0, 0.5: 0}
+    for seed in range(seeds):
+        place = folder / f"alarms-{seed}"
+        if not (place / "truth.json").exists():
+            simulate_exposures(
+                place, exposures=8, field_arcsec=20.0, wavelength=(6500.0, 6510.0), stars=15, galaxies=4,
+                star_flux=(1e4, 1e5), pointing_error_arcsec=0.5, seeing_fwhm=(0.6, 1.2), seed=100 + seed,
+                fov_images=False,
+            )  # fmt: skip
+        found = align_exposures(_white_images(place))
+        clean += found.verdict == "aligned"
+        result = found.result
+        for size in named:
+            offsets, angle = list(result.offsets), seed * 2.4
+            off = size * np.array([math.sin(angle), math.cos(angle)])
+            offsets[seed % 8] = moved(result.images[seed % 8], offsets[seed % 8], off)
+            check = check_offsets(result.images, result.sources, offsets, AlignSettings())
+            named[size] += check.suspicious == [result.images[seed % 8].date_obs]
+    report.add(sets=seeds, clean_sets_without_alarm=clean, shifted_0_2_named=named[0.2],
+               shifted_0_5_named=named[0.5])  # fmt: skip
+    if clean < seeds or min(named.values()) < seeds:
+        report.fail("a clean set raised an alarm, or a shifted exposure was not named alone")
+    return report.write(folder / "alarms")
+
+
+def report_sharpness(folder, name="45 stars"):
+    """FWHM and peaks of stars in cubes of the same exposures, combined with each list of offsets."""
+    report = Report("Stars of a combined cube")
+    place, truth = _simulated(folder, name)
+    images = sorted(place.glob("IMAGE_FOV_*.fits"))
+    lists = {
+        "true": truth,
+        "musedeep, pixel tables": align_exposures(_white_images(place)),
+        "musedeep, IMAGE_FOV": align_exposures(images),
+        "ESO, IMAGE_FOV": _eso(images, place / "eso"),
+        "headers": None,
+    }
+    field = Field.from_exposures(
+        sorted(place.glob("PIXTABLE_REDUCED_*.fits")), place / "field", overwrite=True, memory="2GB"
+    )
+    ingest_exposures(field)
+    settings = {"lambdamin": 6510.0, "lambdamax": 6525.0, "reject": "none"}
+    scales = np.array(truth.table["FLUX_SCALE"])
+    first = read_image(images[0])
+    for words, found in lists.items():
+        if found is None and words != "headers":
+            continue
+        path = "none"
+        if found is not None:
+            table = OffsetTable(found.table)
+            # the scales of all lists alike, so that the offsets alone make the difference
+            table.table["FLUX_SCALE"] = scales
+            path = str(table.write(place / "list.fits"))
+        cube = combine_exposures(field, offsets=path, **settings)
+        white = cube.flux.mean("wavelength").values.astype(np.float32)
+        image = dataclasses.replace(first, flux=white, variance=None)
+        sources = find_sources(image, AlignSettings())
+        peaks = [white[round(y), round(x)] for x, y in zip(sources.x[:15], sources.y[:15], strict=True)]
+        report.add(offsets=words, fwhm_arcsec=float(sources.fwhm * 0.2), mean_peak=float(np.mean(peaks)),
+                   sources=len(sources))  # fmt: skip
+    return report.write(folder / "sharpness")
+
+
+_COUNT = """
+import sys, musedeep
+from pathlib import Path
+found = musedeep.align_exposures(sorted(Path(sys.argv[1]).glob("IMAGE_FOV_*.fits")))
+print(found.verdict)
+"""
+
+
+def report_many(folder, count, size=320, stars=40):
+    """What it takes to align many images of a full field, drawn here with known shifts."""
+    report = Report("Many images of a full field")
+    place = folder / "many"
+    place.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(3)
+    places, flux = rng.uniform(25, size - 25, (stars, 2)), np.exp(rng.uniform(8, 11.5, stars))
+    template, step = read_image(_one_image(folder)), math.radians(0.2 / 3600)
+    plane = np.diag([-step, step, 1.0])
+    plane[:2, 2] = np.array([size / 2, -size / 2]) * step
+    rows, columns = np.mgrid[-20:21, -20:21]
+    shifts = rng.normal(0, 2.0, (count, 2))
+    for n, shift in enumerate(shifts):
+        values = rng.normal(0, 3.0, (size, size)).astype(np.float32)
+        fwhm = rng.uniform(3.0, 6.0)
+        for (x, y), light in zip(places + shift, flux, strict=True):
+            i, j = round(x), round(y)
+            if 20 < i < size - 21 and 20 < j < size - 21:
+                profile = light * moffat((columns + i - x) ** 2 + (rows + j - y) ** 2, fwhm)
+                values[j - 20 : j + 21, i - 20 : i + 21] += profile
+        date = f"2014-08-{10 + n // 96:02d}T{n // 4 % 24:02d}:{15 * (n % 4):02d}:00.000"
+        image = dataclasses.replace(
+            template, date_obs=date, flux=values, variance=np.full_like(values, 9.0), to_sky=plane
+        )
+        write_image(image, place / f"IMAGE_FOV_{n:04d}.fits")
+    took = measure([sys.executable, "-c", _COUNT, place])
+    report.add(images=count, pixels=size, cpu_s=took.cpu, wall_s=took.seconds,
+               peak_gb=took.peak_bytes / 1e9, verdict=took.output.strip())  # fmt: skip
+    if took.cpu > 0.6 * count or took.peak_bytes > 1e9:
+        report.fail("300 images must take less than 180 s of CPU time, and less than 1 GB")
+    return report.write(folder / "many")
+
+
+def _one_image(folder):
+    place = folder / "one"
+    if not (place / "truth.json").exists():
+        simulate_exposures(place, exposures=1, field_arcsec=6.0, wavelength=(6500.0, 6505.0), stars=1, seed=1)
+    return next(place.glob("IMAGE_FOV_*.fits"))
 
 
 def _eso(images, folder):
@@ -127,5 +268,24 @@ def _scale(found, truth):
     return float(100 * np.abs(ratio / np.median(ratio) - 1).max())
 
 
+def main(words=None):
+    """Run the cases and parts named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="*", default=[])
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--images", type=int, default=300)
+    asked = parser.parse_args(words)
+    parts = {
+        "alarms": lambda: report_alarms(asked.folder, asked.seeds),
+        "sharpness": lambda: report_sharpness(asked.folder),
+        "many": lambda: report_many(asked.folder, asked.images),
+    }
+    names = asked.names or [*CASES, *parts]
+    cases = [name for name in names if name not in parts]
+    good = [report_cases(asked.folder, cases)] if cases else []
+    return all([*good, *(parts[name]() for name in names if name in parts)])
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    sys.exit(0 if main() else 1)

@@ -190,6 +190,10 @@ class AlignSettings(_Section):
     sharpmin: float = _setting(0.2, Number(above=0), "least sharpness")
     sharpmax: float = _setting(1.0, Number(above=0), "largest sharpness")
     bpixdistance: float = _setting(5.0, Number(low=0), "least distance of a source to a bad pixel, pixels")
+    expmap: bool = _setting(False, Switch(), "write a map of the exposure time of the aligned images too")
+    override_detection: str = _setting(
+        "", FilePath(), "table of sources (DATE_OBS, X, Y) to measure instead of those detected"
+    )
 
     def __post_init__(self):
         super().__post_init__()

@@ -12,6 +12,7 @@ from musedeep.align.check import check_offsets
 from musedeep.align.effort import images_at_once
 from musedeep.align.images import exposure_image, read_image
 from musedeep.align.joint import Member, align_sources, common_frame, moved
+from musedeep.align.products import read_places
 from musedeep.align.references import read_reference
 from musedeep.align.refine import place_by_correlation, recentre
 from musedeep.align.sources import find_sources
@@ -82,14 +83,16 @@ class Alignment(OffsetTable):
     result : Result
     check : Check
         Each exposure against the others, with these offsets.
+    settings : AlignSettings
     set_aside : list of str
         DATE-OBS of exposures that are left out when the others are combined.
     notes : list of str
         Sentences for the user.
     """
 
-    def __init__(self, table, result, check, set_aside, notes):
+    def __init__(self, table, result, check, settings, set_aside, notes):
         super().__init__(table)
+        self.settings = settings
         self.result = result
         self.check = check
         self.set_aside = set_aside
@@ -156,14 +159,15 @@ def align_exposures(exposures, *, client=None, progress=None, **changes):
     workers = images_at_once(own.run, len(items), client) if own is not None else None
     images, sources = _images_and_sources(read, items, settings, client, workers, progress)
     preset, reason = _preset(settings, sources)
-    if preset == "crowded" and settings.srcmax < _CROWDED_MOST:
+    detected = not settings.override_detection
+    if preset == "crowded" and settings.srcmax < _CROWDED_MOST and detected:
         settings = dataclasses.replace(settings, srcmax=_CROWDED_MOST)
         sources = [find_sources(image, settings) for image in images]
     result = _measured(images, sources, settings, preset, reason)
     check = check_offsets(images, result.sources, result.offsets, settings)
     set_aside, notes = _judged(result, settings)
     table = offset_table(result, check, settings)
-    return Alignment(table, result, check, set_aside, [*notes, *check.notes])
+    return Alignment(table, result, check, settings, set_aside, [*notes, *check.notes])
 
 
 def _readers(exposures, settings):
@@ -190,15 +194,18 @@ def _readers(exposures, settings):
     return partial(exposure_image, curve=curve), list(exposures.exposures)
 
 
-def _read_and_find(numbered, read, settings):
+def _read_and_find(numbered, read, settings, places):
     image = read(numbered[1])
-    return image, find_sources(image, settings)
+    given = None if places is None else places.get(image.date_obs, np.empty((0, 2)))
+    return image, find_sources(image, settings, given)
 
 
 def _images_and_sources(read, items, settings, client, workers, progress):
     if len(items) < 2:
         raise InputError(f"align: {len(items)} image was given, but two or more are needed to compare them")
-    task = partial(_read_and_find, read=read, settings=settings)
+    given = Path(settings.override_detection) if settings.override_detection else None
+    places = read_places(given) if given else None
+    task = partial(_read_and_find, read=read, settings=settings, places=places)
     numbered = list(enumerate(items))
     done = run_tasks(task, numbered, client=client, workers=workers, progress=progress, describe=_name_of)
     # in the order of the items first, so that of two with one date always the same one is named first
@@ -206,6 +213,11 @@ def _images_and_sources(read, items, settings, client, workers, progress):
     found.sort(key=lambda pair: pair[0].date_obs)
     images, sources = [image for image, _ in found], [listed for _, listed in found]
     _check_images(images)
+    if given and not any(image.date_obs in places for image in images):
+        raise InputError(
+            f"{given}: none of its DATE_OBS, as {next(iter(places), 'nothing')}, is that of an image, as "
+            f"{images[0].date_obs}; give the list that belongs to these images"
+        )
     return images, sources
 
 
@@ -309,7 +321,7 @@ def _by_sources(images, sources, extra, settings, preset):
         members = [Member.of(image, listed) for image, listed in zip(images, sources, strict=True)]
         joint = align_sources([*members, *extra], settings)
         lacking = np.flatnonzero(~joint.solved[: len(images)])
-        if len(lacking) == 0 or part == _LADDER[-1] or preset == "extended":
+        if len(lacking) == 0 or part == _LADDER[-1] or preset == "extended" or settings.override_detection:
             break
         lower = dataclasses.replace(settings, threshold=settings.threshold * _LADDER[_LADDER.index(part) + 1])
         anew = {n: find_sources(images[n], lower) for n in lacking}

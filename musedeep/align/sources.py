@@ -122,13 +122,15 @@ def _noise(flux):
     return float(_FWHM_PER_MAD * np.median(np.abs(values)) / math.sqrt(6)) if len(values) else math.nan
 
 
-def find_sources(image, options):
+def find_sources(image, options, places=None):
     """Find the sources of an image and measure them.
 
     Parameters
     ----------
     image : WhiteImage
     options : AlignSettings
+    places : ndarray, shape (n, 2), optional
+        Pixels, counted from 0, where sources are, instead of those that would be detected.
 
     Returns
     -------
@@ -140,7 +142,10 @@ def find_sources(image, options):
     if not background.sigma > 0:
         return _nothing(background)
     data = np.where(good, image.flux - background.median, 0.0).astype(np.float64)
-    peaks, threshold, first, detected = _peaks(data, good, background, options)
+    if places is None:
+        peaks, threshold, first, detected = _peaks(data, good, background, options)
+    else:
+        peaks, threshold, first, detected = _given(places, good)
     if len(peaks["x"]) == 0:
         return _nothing(background, first, detected, threshold)
     fit = _Fit(data, _variance(image, background), peaks["x"], peaks["y"], options.fwhm)
@@ -192,6 +197,14 @@ def _peaks(data, good, background, options):
     peaks = {name: values[order] for name, values in found.items()}
     listed = clear[order] & (np.cumsum(clear[order]) <= options.srcmax)
     return peaks | {"listed": listed}, threshold, first, detected
+
+
+def _given(places, good):
+    """Peaks where a list says, as `_peaks` gives them; those without data drop out."""
+    kept = places[_far_from_bad(places[:, 0], places[:, 1], good, 0.0)]
+    unknown = np.full(len(kept), np.nan)
+    peaks = {"x": kept[:, 0], "y": kept[:, 1], "sharpness": unknown, "roundness": unknown}
+    return peaks | {"listed": np.ones(len(kept), bool)}, math.nan, len(kept), len(kept)
 
 
 def _walk(heights, start, options):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from musedeep.align.drawing import draw_alignment
 from musedeep.align.exposures import NothingInCommonError, align_exposures
+from musedeep.align.products import source_table, write_exposure_map, write_preview
 from musedeep.offsets import DATE_OBS_LENGTH, OffsetTable
 
 __all__ = ["TO_BE_MEASURED", "alignment_state", "measure_offsets", "write_alignment"]
@@ -71,7 +72,7 @@ def _header_of(path):
 def _key_of(field):
     """Hash of all that a measurement depends on."""
     settings = field.settings.align
-    files = [settings.reference]
+    files = [settings.reference, settings.override_detection]
     if settings.band != "white":
         files.append(field.settings.products.filter_list)
     folder = Path(settings.images) if settings.images else None
@@ -155,4 +156,9 @@ def write_alignment(found, path, beside, *, key_of=None):
     paths = [found.write(path, **cards), draw_alignment(found, beside / f"{path.stem}.png")]
     if path.suffix != ".ecsv":
         paths.append(found.write(beside / f"{path.stem}.ecsv"))
+    sources = beside / f"{path.stem}_sources.ecsv"
+    source_table(found.result).write(sources, format="ascii.ecsv", overwrite=True)
+    paths += [sources, write_preview(found.result, beside / f"{path.stem}_preview.fits")]
+    if found.settings.expmap:
+        paths.append(write_exposure_map(found.result, beside / f"{path.stem}_expmap.fits"))
     return paths
