@@ -11,6 +11,7 @@ from musedeep.execute import peak_memory, run_tasks
 from musedeep.plan import block_shape, blocks_of, parallel_of, threads_of, tile_budget
 from musedeep.recipe import prepare
 from musedeep.store import CUBE_VARIABLES, CubeStore, Ledger
+from musedeep.versions import record_version
 
 __all__ = ["combine_exposures", "combine_to_store", "cube_progress", "rejected_rows"]
 
@@ -174,6 +175,7 @@ def combine_to_store(field, *, client=None, progress=None):
         total["peak_bytes"] = max(total["peak_bytes"], record["peak_bytes"])
     _check_not_empty(field, recipe, ledger)
     cube.set_attributes(finished=True)
+    record_version(field, recipe)
     return total
 
 

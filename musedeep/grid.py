@@ -4,6 +4,7 @@ The way from the tangent plane of an exposure to the voxel coordinates of a grid
 (`musedeep.sky` says what a frame is): no trigonometry a row, and right at 0h and near the poles.
 """
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -335,12 +336,13 @@ class VoxelGrid:
 
     @classmethod
     def from_file(cls, path, default=None):
-        """Grid of the first cube or image with a sky projection in a FITS file.
+        """Grid of the first cube or image with a sky projection in a FITS file, or of a version of a cube.
 
         Parameters
         ----------
         path : str or Path
-            A FITS file, as ESO's OUTPUT_WCS.
+            A FITS file, as ESO's OUTPUT_WCS; or a file of a field's folder ``history``, whose grid is taken
+            to the last digit.
         default : VoxelGrid, optional
             Gives what the header lacks, see `from_header`.
 
@@ -356,6 +358,11 @@ class VoxelGrid:
         from astropy.io import fits
 
         path = Path(path)
+        if path.suffix == ".json":
+            try:
+                return cls.from_dict(json.loads(path.read_text())["grid"])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise InputError(f"Output WCS {path}: holds no grid of a cube ({error!r}).") from error
         try:
             with path.open("rb") as file, fits.open(file) as hdus:
                 headers = [hdu.header for hdu in hdus]

@@ -22,7 +22,7 @@ LEVELS = [
     {
         "accessor", "arena", "block", "correlation", "depth", "exposures", "field", "fitsstream", "grid",
         "images", "keywords", "layout", "lineage", "lock", "masks", "names", "offsets", "picture", "pixtable",
-        "reads", "recipe", "resolution", "shards", "simulate", "sky", "store", "weights", "witness",
+        "reads", "recipe", "resolution", "shards", "simulate", "sky", "store", "versions", "weights", "witness",
     },
     {"clusters", "execute", "plan", "ranks"},
     {"align", "combine", "ingest", "products", "reduce", "select", "validate"},
