@@ -8,14 +8,16 @@ import signal
 import tempfile
 import threading
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
+from musedeep.certificates import make_security
 from musedeep.errors import MemoryLimitError, UsageError
 from musedeep.kinds import memory_bytes
-from musedeep.presets import BATCH_KINDS, read_preset
+from musedeep.presets import read_preset
 from musedeep.ranks import join_as_worker, lead_tasks
+from musedeep.submissions import Submissions
 
 __all__ = ["become_worker", "check_workers", "connect", "planned_threads"]
 
@@ -82,9 +84,8 @@ def connect(cluster="threads", *, memory="4GB", workers=0, threads_per_worker=1,
         elif cluster.endswith((".yaml", ".yml")):
             preset = read_preset(cluster)
             _check_memory(preset, memory_bytes(memory))
-            client = stack.enter_context(_of_preset(preset, memory_bytes(memory), folder))
+            client = stack.enter_context(_of_preset(preset, memory_bytes(memory), folder, note))
             _planned[client] = preset.most_threads
-            _wait_for_worker(client, preset, folder, note)
         else:
             raise UsageError(
                 f"cluster = {cluster!r} is not allowed: give 'threads', 'processes', a preset (.yaml), the "
@@ -114,14 +115,14 @@ def become_worker(cluster, folder):
             join_as_worker(preset, folder, _here(preset["local_directory"]), _environment_here(preset))
 
 
-def _of_preset(preset, memory, folder):
+def _of_preset(preset, memory, folder, note):
     if preset.kind == "local":
         return _local_of_preset(preset, memory)
     if preset.kind == "scheduler":
         return _remote(*_scheduler_of(preset))
     if preset.kind == "tasks":
-        return lead_tasks(preset, folder)
-    return _jobs(preset, folder)
+        return _tasks(preset, folder, note)
+    return _jobs(preset, folder, note)
 
 
 def planned_threads(client):
@@ -306,7 +307,7 @@ def _remote(where, name):
 
 
 @contextmanager
-def _jobs(preset, folder):
+def _jobs(preset, folder, note):
     """Jobs of a batch system, each a dask worker; lost ones are replaced."""
     import dask
     from distributed import Client
@@ -326,26 +327,28 @@ def _jobs(preset, folder):
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(rules))
         secrets = stack.enter_context(_private_folder(folder))
-        cluster = stack.enter_context(_job_cluster(preset, folder / "workers", secrets))
+        submissions = Submissions()
+        cluster = _job_cluster(preset, folder / "workers", secrets, submissions)
+        stack.callback(submissions.end, cluster.close)
         cluster.adapt(minimum_jobs=preset["minimum_jobs"], maximum_jobs=preset["maximum_jobs"])
-        yield stack.enter_context(Client(cluster))
+        client = stack.enter_context(Client(cluster))
+        _wait_for_worker(client, f"{preset.path} (logs of its jobs: {folder / 'workers'})", note, submissions)
+        yield client
 
 
 @contextmanager
 def _private_folder(folder):
     """A folder that only this user may enter, for the time of a ``with`` block."""
     folder.mkdir(parents=True, exist_ok=True)
-    private = tempfile.mkdtemp(prefix=".cluster-", dir=folder)
+    private = Path(tempfile.mkdtemp(prefix=".cluster-", dir=folder.absolute()))
     try:
         yield private
     finally:
         shutil.rmtree(private, ignore_errors=True)
 
 
-def _job_cluster(preset, logs, secrets):
+def _job_cluster(preset, logs, secrets, submissions):
     """The cluster object of dask-jobqueue for a preset."""
-    from distributed import Security
-
     jobqueue = _dask_jobqueue()
     kinds = {
         "slurm": jobqueue.SLURMCluster,
@@ -355,13 +358,13 @@ def _job_cluster(preset, logs, secrets):
         "htcondor": jobqueue.HTCondorCluster,
     }
     options = {
+        "job_cls": submissions.watched(kinds[preset.kind].job_cls),
         "cores": preset["cores"],
         "processes": preset["processes"],
         "memory": f"{preset['memory']} B",
         "job_name": "musedeep",
         "protocol": "tls://",
-        "security": Security.temporary(),
-        "shared_temp_directory": secrets,
+        "security": make_security(secrets),
         "log_directory": str(logs),
         "scheduler_options": {"dashboard_address": "127.0.0.1:0"},
         "death_timeout": preset["death_timeout"],
@@ -415,17 +418,20 @@ def _dask_jobqueue():
     return dask_jobqueue
 
 
-def _wait_for_worker(client, preset, folder, note):
+@contextmanager
+def _tasks(preset, folder, note):
+    with lead_tasks(preset, folder) as client:
+        _wait_for_worker(client, str(preset.path), note)
+        yield client
+
+
+def _wait_for_worker(client, name, note, submissions=None):
     """Wait until the first worker is there, and say so now and then: a batch system takes its time."""
     began = said = time.monotonic()
-    where = f"; their logs are in {folder / 'workers'}" if preset.kind in BATCH_KINDS else ""
     while not client.nthreads():
         time.sleep(_LOOK)
-        if client.status != "running":
-            raise UsageError(f"{preset.path}: the scheduler ended before any worker came{where}")
+        if submissions is not None and submissions.refused:
+            raise UsageError(f"{name}: no job could be submitted: {submissions.refused}")
         if time.monotonic() - said > _REMIND:
             said = time.monotonic()
-            note(f"waiting for the first worker since {said - began:.0f} s{where}")
-    with suppress(Exception):
-        # a few more that start at the same moment, so that their memory is checked too
-        client.wait_for_workers(preset.values.get("minimum_jobs", 1), timeout=2)
+            note(f"{name}: waiting for the first worker since {said - began:.0f} s")

@@ -10,10 +10,10 @@ from musedeep.errors import InputError
 from musedeep.execute import peak_memory, run_tasks
 from musedeep.plan import block_shape, blocks_of, parallel_of, threads_of, tile_budget
 from musedeep.recipe import prepare
-from musedeep.store import CUBE_VARIABLES, CubeStore, Ledger
+from musedeep.store import CUBE_VARIABLES, CubeStore, DamagedCubeError, Ledger
 from musedeep.versions import record_version
 
-__all__ = ["combine_exposures", "combine_to_store", "cube_progress", "rejected_rows"]
+__all__ = ["combine_exposures", "combine_to_store", "cube_progress", "mend_cube", "rejected_rows"]
 
 # Small blocks where somebody waits for a slice.
 _LAZY_BLOCK = (32, 64, 64)
@@ -204,12 +204,60 @@ def _combine_one(item, *, cube_path, memory):
     _, bounds, recipe = item
     maps, record = combine_block(recipe, bounds, memory)
     CubeStore(cube_path).write_block(bounds, maps)
-    record["checksum"] = {
-        name: crc32c(np.ascontiguousarray(values).tobytes()) for name, values in maps.items()
-    }
+    record["checksum"] = {name: _checksum(values) for name, values in maps.items()}
     record["voxels_filled"] = int(np.count_nonzero(maps["exposure_count"]))
     record["peak_bytes"] = peak_memory()
     return record
+
+
+def _checksum(values):
+    """CRC32C of a map, whatever bits its NaN have: the store returns its own for chunks of nothing else."""
+    if values.dtype.kind == "f":
+        values = np.where(np.isnan(values), values.dtype.type(np.nan), values)
+    return crc32c(np.ascontiguousarray(values).tobytes())
+
+
+def mend_cube(field, client=None):
+    """Compare every block in the cube store with the checksums of its record, and redo those that differ.
+
+    Parameters
+    ----------
+    field : Field
+    client : distributed.Client, optional
+
+    Returns
+    -------
+    list of int
+        Numbers of the blocks that were damaged.
+
+    Raises
+    ------
+    InputError, MemoryLimitError, WorkError
+        As `combine_to_store`.
+    """
+    cube, ledger = CubeStore(field.cube_path), _ledger(field)
+    blocks = blocks_of(cube.grid, cube.block_shape)
+    damaged = [
+        n
+        for n, record in ledger.read().items()
+        if record.get("checksum") and n < len(blocks) and not _is_sound(cube, blocks[n], record)
+    ]
+    ledger.forget(damaged)
+    for n in damaged:
+        cube.remove_block(blocks[n])
+    combine_to_store(field, client=client)
+    return damaged
+
+
+def _is_sound(cube, bounds, record):
+    (z0, z1), *others = bounds
+    try:
+        return all(
+            _checksum(cube.read(name, z0, z1, *(slice(*bound) for bound in others))) == wanted
+            for name, wanted in record["checksum"].items()
+        )
+    except DamagedCubeError:
+        return False
 
 
 def _shape_of_store(field, recipe, threads, client):

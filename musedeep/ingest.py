@@ -211,7 +211,19 @@ def _read_rows(task, lattice):
         for name, values in table.read_columns(wanted, start, stop).items():
             columns[name][at : at + len(values)] = values
         at += stop - start
+    _check_unchanged(tables)
     return columns
+
+
+def _check_unchanged(tables):
+    """Refuse rows of a file that was replaced since it was opened: other parts have those of the old one."""
+    for table in tables:
+        found = table.path.stat()
+        if (found.st_size, found.st_mtime_ns) != (table.size_bytes, table.mtime_ns):
+            raise InputError(
+                f"{table.path}: was changed or replaced while it was taken in; let it be complete, then run "
+                "again: this exposure is taken in anew, and what is finished of the others is kept."
+            )
 
 
 def _pieces(start, stop):

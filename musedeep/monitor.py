@@ -72,8 +72,8 @@ class Monitor:
             {
                 "name": str(info["name"]),
                 "threads": info["nthreads"],
-                "working": info["metrics"]["executing"],
-                "memory": info["metrics"]["memory"],
+                "working": info["metrics"].get("task_counts", {}).get("executing", 0),
+                "memory": info["metrics"].get("memory", 0),
                 "limit": info["memory_limit"],
             }
             for info in workers.values()

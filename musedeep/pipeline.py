@@ -372,7 +372,9 @@ def _combine(field, client, progress):
 
 
 def _products(field, client, progress):
+    from musedeep.combine import mend_cube
     from musedeep.products import product_notes, write_products
+    from musedeep.store import DamagedCubeError
 
     cube = _combined(field)
     if not cube["total"] or cube["done"] < cube["total"]:
@@ -380,9 +382,12 @@ def _products(field, client, progress):
             f"{field.cube_path} is not finished: {cube['done']} of {cube['total'] or 'its'} blocks are done "
             f"with these settings; run `musedeep combine {field.folder}` first"
         )
-    paths = write_products(field, progress=progress.reach if progress is not None else None)
-    if progress is not None:
-        progress.close()
+    try:
+        paths = write_products(field, progress=progress.reach)
+    except DamagedCubeError as error:
+        progress.failure(f"{error}: {len(mend_cube(field, client))} blocks were computed anew")
+        paths = write_products(field, progress=progress.reach)
+    progress.close()
     return None, {"files": [str(path) for path in paths], "notes": product_notes(field)}
 
 

@@ -12,6 +12,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from musedeep.certificates import make_security
 from musedeep.errors import UsageError, WorkError
 
 __all__ = ["join_as_worker", "lead_tasks"]
@@ -108,15 +109,12 @@ def lead_tasks(preset, folder):
     ------
     distributed.Client
     """
-    from distributed import Client, LocalCluster, Security
+    from distributed import Client, LocalCluster
 
     meeting = _meeting_folder(folder, _place()[2])
     shutil.rmtree(meeting, ignore_errors=True)
     meeting.mkdir(parents=True, mode=stat.S_IRWXU)
-    security = Security.temporary()
-    for name, text in (("cert.pem", security.tls_ca_file), ("key.pem", security.tls_client_key)):
-        (meeting / name).touch(mode=stat.S_IRUSR | stat.S_IWUSR)
-        (meeting / name).write_text(text)
+    security = make_security(meeting)
     network = {"interface": preset["scheduler_interface"] or preset["interface"]}
     if not network["interface"]:
         network = {"host": "0.0.0.0"}

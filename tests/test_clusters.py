@@ -13,6 +13,7 @@ from musedeep import MemoryLimitError, UsageError
 from musedeep.clusters import _job_cluster, check_workers, connect, planned_threads
 from musedeep.execute import run_tasks
 from musedeep.presets import read_preset
+from musedeep.submissions import Submissions
 
 ROOT = Path(__file__).parents[1]
 
@@ -159,7 +160,7 @@ def test_scripts_of_jobs(kind, tmp_path, monkeypatch):
     (tmp_path / "preset.yaml").write_text(text.replace("# queue: ", "queue: fast #"))
     (tmp_path / "secrets").mkdir()
     with _job_cluster(
-        read_preset(tmp_path / "preset.yaml"), tmp_path / "logs", str(tmp_path / "secrets")
+        read_preset(tmp_path / "preset.yaml"), tmp_path / "logs", tmp_path / "secrets", Submissions()
     ) as made:
         script = made.job_script()
         for words in SCRIPTS[kind]:

@@ -24,7 +24,7 @@ LEVELS = [
         "images", "keywords", "layout", "lineage", "lock", "masks", "names", "offsets", "picture", "pixtable",
         "reads", "recipe", "resolution", "shards", "simulate", "sky", "store", "versions", "weights", "witness",
     },
-    {"clusters", "execute", "plan", "ranks"},
+    {"certificates", "clusters", "execute", "plan", "ranks", "submissions"},
     {"align", "combine", "ingest", "products", "reduce", "select", "validate"},
     {"qc"},
     {"demo", "explore", "monitor"},
@@ -38,7 +38,7 @@ LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 MAY_IMPORT = {
     "dask": {"accessor", "clusters", "combine", "explore"},
     "dask_jobqueue": {"clusters"},
-    "distributed": {"clusters", "monitor", "ranks"},
+    "distributed": {"certificates", "clusters", "monitor", "ranks"},
     "zarr": {"store"},
     "numba": {"kernels"},
     "matplotlib": {"accessor", "align", "demo", "picture", "qc"},

@@ -14,13 +14,14 @@ Pixel store (``pixels.zarr``)::
 Cube store (``cube.zarr``): six variables over (wavelength, y, x); a shard is a block.
 """
 
-from musedeep.store.cube import CUBE_VARIABLES, CubeStore, open_cube
+from musedeep.store.cube import CUBE_VARIABLES, CubeStore, DamagedCubeError, open_cube
 from musedeep.store.ledger import Ledger
 from musedeep.store.pixels import PartReader, PixelStore, join_runs
 
 __all__ = [
     "CUBE_VARIABLES",
     "CubeStore",
+    "DamagedCubeError",
     "Ledger",
     "PartReader",
     "PixelStore",

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from musedeep.errors import InputError
 from musedeep.grid import VoxelGrid
 from musedeep.store.common import FORMAT, codecs, read_attributes, zarr_module
 
-__all__ = ["CUBE_VARIABLES", "CubeStore", "open_cube"]
+__all__ = ["CUBE_VARIABLES", "CubeStore", "DamagedCubeError", "open_cube"]
 
 CUBE_VARIABLES = {
     "flux": ("float32", "unit", "weighted mean of the rows"),
@@ -23,6 +24,10 @@ CUBE_VARIABLES = {
 }
 _SLAB_PLANES = 16  # the depth of a chunk, so that no chunk is read twice
 _SLAB_BYTES = 64e6  # of one variable; larger fields take fewer planes at a time
+
+
+class DamagedCubeError(InputError):
+    """A file of the cube store is not what was written: cut, changed, or unreadable."""
 
 
 class CubeStore:
@@ -122,13 +127,21 @@ class CubeStore:
             Every variable of `CUBE_VARIABLES`, of the block's shape.
         """
         region = tuple(slice(*bound) for bound in bounds)
-        place = "/".join(str(bound[0] // n) for bound, n in zip(bounds, self.block_shape, strict=True))
         for name, values in maps.items():
             self._group[name][region] = values
-            file = self.path / name / "c" / place
+            file = self._shard(name, bounds)
             if file.exists():  # zarr writes nothing for a block that holds only the fill value
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
+
+    def remove_block(self, bounds):
+        """Remove the files of one block: a block at the edge would be read before it is written."""
+        for name in CUBE_VARIABLES:
+            self._shard(name, bounds).unlink(missing_ok=True)
+
+    def _shard(self, name, bounds):
+        place = (str(bound[0] // n) for bound, n in zip(bounds, self.block_shape, strict=True))
+        return self.path.joinpath(name, "c", *place)
 
     def stored_blocks(self):
         """Places (plane, row, column of blocks) of the filled blocks that are there; set of tuples of int."""
@@ -138,15 +151,29 @@ class CubeStore:
             {
                 tuple(map(int, file.relative_to(folder).parts))
                 for file in folder.glob("*/*/*")
-                if file.name.isdigit()  # not one that was being written when a run was killed
+                # not one that was being written when a run was killed, nor one that a crash of the machine
+                # left empty: zarr would take it for a block of nothing
+                if file.name.isdigit() and file.stat().st_size
             }
             for folder in folders
         )
         return set.intersection(*places)
 
     def read(self, variable, first, last, rows=slice(None), columns=slice(None)):
-        """Planes first <= k < last of one variable, or a part of them; ndarray of three dimensions."""
-        return self._group[variable][first:last, rows, columns]
+        """Planes first <= k < last of one variable, or a part of them; ndarray of three dimensions.
+
+        Raises
+        ------
+        DamagedCubeError
+            A checksum is wrong, or a file too short.
+        """
+        try:
+            return self._group[variable][first:last, rows, columns]
+        except (ValueError, RuntimeError, OSError) as error:
+            raise DamagedCubeError(
+                f"{self.path}: {variable} of planes {first} to {last - 1} is damaged ({error}); run "
+                f"`musedeep run {self.path.parent}`, which computes the blocks that are damaged anew"
+            ) from error
 
     def slabs(self, variables):
         """Go through the cube a few planes at a time; the next are read while the caller works on some.

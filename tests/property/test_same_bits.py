@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from musedeep import block, combine, plan, reads
 from musedeep.block import combine_block
+from musedeep.clusters import connect
 from musedeep.combine import combine_to_store
 from musedeep.errors import InputError, MemoryLimitError
-from musedeep.clusters import connect
 from musedeep.ingest import ingest_exposures
 from musedeep.recipe import prepare
 

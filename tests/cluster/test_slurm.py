@@ -1,0 +1,163 @@
+"""Everything on a real Slurm: undisturbed, and with workers and controlling processes that die."""
+
+import random
+import re
+import signal
+
+import pytest
+from batch import wait_until
+from fields import assert_same_bits, stored_maps
+
+from musedeep.store import CubeStore, Ledger
+
+pytestmark = pytest.mark.cluster
+
+JOBS = 3
+
+
+def records(run):
+    ledger = Ledger(run.field.folder / "cube.ledger")
+    return [record for record in ledger.read().values() if record.get("key")]
+
+
+def wait_for_blocks(run, slurm, count, jobs=1):
+    """Until so many blocks were begun and so many jobs run, or the run is over."""
+    wait_until(
+        lambda: (len(run.computed()) >= count and len(slurm.jobs()) >= jobs) or not run.going_on(), 120
+    )
+
+
+def assert_all_is_well(run, maps, most_redone):
+    """The same bits as ever, every block recorded once, and no more blocks redone than were at work."""
+    assert run.process.returncode == 0, run.error
+    assert_same_bits(stored_maps(run.field), maps)
+    lines = [line for line in (run.field.folder / "cube.ledger").read_text().splitlines() if line]
+    assert len(lines) == len(records(run))
+    computed = run.computed()
+    assert len(computed) - len(set(computed)) <= most_redone
+    blocks = CubeStore(run.field.cube_path)
+    assert len(set(computed)) >= len(blocks.stored_blocks()) > 3 * JOBS
+
+
+def test_the_whole_pipeline_on_three_jobs(slurm, start_run, four_maps):
+    run = start_run(jobs=JOBS, block_seconds=2.0)
+    works = []
+    wait_until(lambda: works.append(run.work()) or works[-1].get("label") == "combine", 120)
+    assert len(slurm.jobs()) == JOBS
+    work = works[-1]
+    assert len(work["workers"]) == JOBS and all(50e6 < worker["memory"] < 1.5e9 for worker in work["workers"])
+    assert work["total"] > work["done"] >= 0 and re.match(r"http://127\.0\.0\.1:\d+", work["dashboard"])
+    second = start_run(jobs=JOBS)
+    assert second.end(60) == 2
+    assert "another run works on this field: process" in second.error
+    assert run.end() == 0, run.error
+    assert_all_is_well(run, four_maps, 0)
+    slurm.wait_for_end()
+    page = (run.field.folder / "performance.html").read_text()
+    assert "<script" in page and "_combine_one" in page
+    assert not list(run.field.folder.glob(".cluster-*"))
+    assert not run.work()
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_workers_that_die_at_any_moment(slurm, start_run, four_maps, seed):
+    """By scancel, by SIGKILL of the job, and by SIGKILL of the process that computes."""
+    chance = random.Random(seed)
+    run = start_run(jobs=JOBS, block_seconds=1.0)
+    wait_until(lambda: slurm.jobs() and (run.field.folder / "log").exists(), 60)
+    killed = 0
+    for way in chance.sample(["cancel", "kill", "worker"], 3):
+        wait_for_blocks(run, slurm, len(run.computed()) + chance.randint(1, 4))
+        jobs = slurm.jobs()
+        if not run.going_on() or not jobs:
+            break
+        job = chance.choice(jobs)
+        killed += 1
+        if way == "worker":
+            slurm.kill_worker(job)
+        else:
+            slurm.cancel(job, *(["--signal=KILL", "--full"] if way == "kill" else []))
+    assert run.end() == 0, run.error
+    assert killed >= 2
+    assert_all_is_well(run, four_maps, killed)
+
+
+def test_all_workers_at_once(slurm, start_run, four_maps):
+    run = start_run(jobs=JOBS, block_seconds=1.0)
+    for count in (2, 8):
+        wait_for_blocks(run, slurm, count, JOBS)
+        for job in slurm.jobs():
+            slurm.cancel(job, "--signal=KILL", "--full")
+    assert run.end() == 0, run.error
+    assert_all_is_well(run, four_maps, 2 * JOBS)
+
+
+def test_a_controlling_process_that_is_killed_and_started_again(slurm, start_run, four_maps):
+    run = start_run(jobs=JOBS, block_seconds=1.0)
+    wait_until(lambda: len(records(run)) > 4, 120)
+    run.process.send_signal(signal.SIGKILL)
+    assert run.end() == -signal.SIGKILL
+    # nobody tells the workers; they notice
+    slurm.wait_for_end()
+    kept = len(records(run))
+    again = start_run(jobs=JOBS)
+    assert again.end() == 0, again.error
+    assert kept >= 4
+    assert_all_is_well(again, four_maps, 2 * JOBS)
+    assert not list(run.field.folder.glob(".cluster-*"))
+
+
+def test_a_controlling_process_that_is_told_to_end(slurm, start_run):
+    """As a batch system does at the walltime: the jobs go with it, and the exit code says it is not done."""
+    run = start_run(jobs=JOBS, block_seconds=1.0)
+    wait_until(lambda: len(records(run)) > 1, 120)
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end(60) == 143, run.error
+    assert "stopped; what is finished is kept" in run.error and "Traceback" not in run.error
+    slurm.wait_for_end()
+
+
+@pytest.mark.slow
+def test_walltimes_shorter_than_the_work(slurm, start_run, four_maps, tmp_path):
+    """A minute for each job, and work for several. Slurm ends jobs that did not leave by themselves."""
+    preset = tmp_path / "short.yaml"
+    preset.write_text(
+        "kind: slurm\ncores: 1\nmemory: 1500MB\nminimum_jobs: 3\nmaximum_jobs: 3\ninterface: lo\n"
+        "walltime: '1m'\nlifetime: '35s'\nlifetime_stagger: '15s'\ndeath_timeout: '20s'\n"
+    )
+    run = start_run(preset=preset, block_seconds=9.0)
+    assert run.end(540) == 0, run.error
+    assert_all_is_well(run, four_maps, 30)
+
+
+def test_two_fields_at_once(slurm, start_run, four_maps):
+    runs = [start_run(name=name, jobs=jobs) for name, jobs in (("one", 2), ("two", 1))]
+    for run in runs:
+        assert run.end() == 0, run.error
+        assert_all_is_well(run, four_maps, 0)
+
+
+def test_without_a_controlling_job(slurm, four, start_run, tmp_path, four_maps):
+    """srun starts three tasks of one command: one leads, the others work."""
+    preset = tmp_path / "tasks.yaml"
+    preset.write_text("kind: tasks\nthreads: 1\nmemory: 1500MB\ninterface: lo\nlocal_directory: $TMPDIR\n")
+    run = start_run(preset=preset, launcher=["srun", "-n", "3", "--mem=1600M"])
+    assert run.end() == 0, run.error
+    assert_all_is_well(run, four_maps, 0)
+    assert not list(run.field.folder.glob(".cluster-*"))
+
+
+def test_a_preset_of_tasks_needs_a_launcher(start_run, tmp_path):
+    preset = tmp_path / "tasks.yaml"
+    preset.write_text("kind: tasks\nmemory: 1500MB\n")
+    run = start_run(preset=preset)
+    assert run.end(60) == 2 and "no launcher told this process its rank" in run.error
+
+
+def test_jobs_that_cannot_be_submitted_are_named(slurm, start_run, tmp_path):
+    preset = tmp_path / "wrong.yaml"
+    preset.write_text("kind: slurm\nmemory: 1500MB\nqueue: nosuchqueue\ninterface: lo\n")
+    run = start_run(preset=preset)
+    assert run.end(60) == 2
+    assert re.search("wrong.yaml: .*nosuchqueue|invalid partition", run.error), run.error
+    assert "Traceback" not in run.error
