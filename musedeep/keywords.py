@@ -82,6 +82,7 @@ def product_header(
     _add_status(header, headers)
     _add_quality(header, exposures, wavelength_nm)
     _add_exposures(header, records, exposures)
+    _add_spread(header, records, exposures, position[1])
     _add_processing(header, exposures, settings, _software(headers, version))
     set_card(header, "REFERENC", reference, "bibliographic reference")
     return header
@@ -290,6 +291,21 @@ def _add_exposures(header, records, exposures):
             key = f"ESO DRS MUSE FLUX SCALE{number}"
             set_card(header, key, record["flux_scale"], "factor applied to its data")
         set_card(header, f"ESO DRS MUSE WEIGHT{number}", record["weight"], "relative weight of the exposure")
+
+
+def _add_spread(header, records, exposures, dec_deg):
+    """How far the exposures lie apart in time and, as their headers have it, on the sky."""
+    starts = [start for start in map(_start_mjd, exposures) if start == start]
+    if starts:
+        set_card(
+            header, "ESO QC DEEP TIMESPAN", round(max(starts) - min(starts), 6), "[d] first to last start"
+        )
+    listed = [record for record in records if record["in_offset_list"]]
+    scale = math.cos(math.radians(dec_deg))
+    places = [(record["ra_offset"] * scale, record["dec_offset"]) for record in listed]
+    far = max((math.dist(a, b) for a in places for b in places), default=0.0) * 3600
+    set_card(header, "ESO QC DEEP NOFFSET", len(listed), "exposures with an offset")
+    set_card(header, "ESO QC DEEP OFFSET MAX", round(far, 6), "[arcsec] between two of them")
 
 
 def _software(headers, version):

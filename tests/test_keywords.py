@@ -47,7 +47,9 @@ def test_the_end_is_the_latest_end_and_not_the_end_of_the_last():
 def test_what_belongs_to_one_file_is_not_inherited():
     header = make_header([exposure_header(0)])
     kept = set(header)
-    assert not [key for key in kept if "PIXTABLE" in key or " QC " in key or key.startswith(("CD", "CTYPE"))]
+    assert not [
+        key for key in kept if "PIXTABLE" in key or "SCIPOST" in key or key.startswith(("CD", "CTYPE"))
+    ]
     assert not kept & {
         "CHECKSUM",
         "DATASUM",
@@ -119,6 +121,26 @@ def test_keywords_that_the_standard_wants():
     assert 0.7 < header["SKY_RES"] < 0.8 and "(measured)" in header.comments["SKY_RES"]
     assert header["SKY_RERR"] == 0.495547 and "(default)" in header.comments["SKY_RERR"]
     assert not {"FILTER", "LONGSTRN", "STREHL"} & set(header)
+
+
+def test_how_far_exposures_lie_apart():
+    records = [
+        {"weight": 1.0, "ra_offset": ra, "dec_offset": dec, "flux_scale": 1.0, "in_offset_list": listed}
+        for ra, dec, listed in ((0.0, 0.0, True), (2e-4, 0.0, True), (0.0, 3e-4, True), (9.0, 9.0, False))
+    ]
+    exposures = exposures_of([exposure_header(number) for number in range(4)])
+    header = product_header(
+        records,
+        exposures,
+        object_name="x",
+        position=(53.0, 60.0),
+        wavelength_nm=(475, 935),
+        settings={},
+        version="0",
+    )
+    assert header["ESO QC DEEP TIMESPAN"] == 3.0 and header["ESO QC DEEP NOFFSET"] == 3
+    assert header["ESO QC DEEP OFFSET MAX"] == pytest.approx(3600 * (1e-4**2 + 3e-4**2) ** 0.5, abs=1e-5)
+    assert make_header([exposure_header(0)])["ESO QC DEEP OFFSET MAX"] == 0.0
 
 
 def test_the_strehl_ratio_of_the_narrow_field():
@@ -198,7 +220,7 @@ def test_offsets_and_scales_are_recorded_where_a_list_gave_them():
     assert header["ESO DRS MUSE OFFSET1 DRA"] == 1e-5
     assert header["ESO DRS MUSE OFFSET1 DDEC"] == -2e-5
     assert header["ESO DRS MUSE FLUX SCALE1"] == 1.05
-    assert not [key for key in make_header(headers) if "OFFSET" in key or "SCALE" in key]
+    assert not [key for key in make_header(headers) if "MUSE OFFSET" in key or "SCALE" in key]
 
 
 def test_settings_become_parameters():

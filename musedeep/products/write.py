@@ -27,7 +27,7 @@ _KEY = "ESO DRS MUSE DEEP KEY"
 _SIZE = "ESO DRS MUSE DEEP SIZE"
 _FORMAT = 2  # raised when the same cube store gives other files than before
 # Room in the cube's header for quality control: its keywords, and the log and plots that go with the cube.
-_SPARE_CARDS = 80
+_SPARE_CARDS = 160
 _FILE_CATEGORIES = {".log": "ANCILLARY.README", ".txt": "ANCILLARY.README", ".png": "ANCILLARY.PREVIEW"}
 
 _log = logging.getLogger(__name__)
