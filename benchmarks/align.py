@@ -104,13 +104,14 @@ def report_cases(folder, names):
         images = sorted(place.glob("IMAGE_FOV_*.fits"))
         tables = align_exposures(_white_images(place))
         fov = align_exposures(images)
-        bound = np.nanmedian(np.concatenate([tables.result.shift_errors]))
+        told = np.nanmedian(np.concatenate([tables.result.shift_errors]))
         report.add(
             case=name,
             preset=tables.result.preset,
             sources=int(np.median(tables.result.matched)),
             pixel_tables_mas=_rms(tables, truth),
-            error_told_mas=float(bound * 1000),
+            error_told_mas=float(told * 1000),
+            bound_mas=_bound(tables.result) * 1000,
             image_fov_mas=_rms(fov, truth),
             eso_mas=_rms(_eso(images, place / "eso"), truth),
             scale_percent=_scale(tables, truth),
@@ -260,6 +261,16 @@ def _rms(found, truth):
     pairs = [(found.lookup(date), truth.lookup(date)) for date in dates]
     wrong = np.array([[(a.ra_deg - b.ra_deg) * dec, a.dec_deg - b.dec_deg] for a, b in pairs]) * 3.6e6
     return float(np.sqrt(np.mean((wrong - wrong.mean(axis=0)) ** 2)))
+
+
+def _bound(result):
+    """What the noise of the sources allows, arcsec: all errors of an exposure's sources taken together."""
+    each = [
+        (listed.position_error * image.step_arcsec) ** -2.0
+        for listed, image in zip(result.sources, result.images, strict=True)
+    ]
+    variances = [1 / values.sum() for values in each if len(values)]
+    return float(np.sqrt(np.mean(variances) * (1 - 1 / len(result.images)))) if variances else math.nan
 
 
 def _scale(found, truth):
