@@ -241,6 +241,9 @@ def thresholds_text(settings, folder):
     lines = ["# Thresholds of `musedeep select`. Edit them as you like; what is left out keeps its default."]
     for item in dataclasses.fields(settings):
         value, rule = getattr(settings, item.name), item.metadata["rule"]
+        if item.name == "today":
+            # Tomorrow it would be wrong.
+            continue
         if item.name in _FILES and value and Path(value).is_relative_to(folder):
             value = str(Path(value).relative_to(folder))
         value = list(value) if isinstance(value, tuple) else value

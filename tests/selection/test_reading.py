@@ -295,6 +295,10 @@ def test_thresholds_are_kept_in_a_file(tmp_path):
     assert read_thresholds(path) == settings
     assert 'grades = "g.csv"' in path.read_text() and "# R7: largest measured seeing" in path.read_text()
     assert read_thresholds(tmp_path / "nothing.toml") == Thresholds()
+    # the day is only for the call that names it
+    assert thresholds_text(Thresholds(today="2020-01-01"), tmp_path) == thresholds_text(
+        Thresholds(), tmp_path
+    )
 
 
 @pytest.mark.parametrize(
