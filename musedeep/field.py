@@ -14,7 +14,7 @@ from musedeep.kinds import FilePath
 from musedeep.offsets import DATE_OBS_LENGTH, OffsetTable
 from musedeep.settings import SECTIONS, Settings
 
-__all__ = ["Field", "open_field"]
+__all__ = ["Field", "folder_bytes", "open_field"]
 
 _FORMAT = 1
 
@@ -326,6 +326,16 @@ def open_field(path):
         raise UsageError(f"{toml}: not valid TOML: {error}") from error
     except UsageError as error:
         raise UsageError(f"{toml}: {error}") from error
+
+
+def folder_bytes(folder):
+    """Bytes of all files below a folder; files may come and go meanwhile."""
+    size = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                size += Path(root, name).stat().st_size
+    return size
 
 
 def _field_from(data, folder):

@@ -15,7 +15,7 @@ from pathlib import Path
 from musedeep.clusters import become_worker, check_workers, connect
 from musedeep.errors import InputError, MuseDeepError
 from musedeep.execute import peak_memory, reset_peak_memory
-from musedeep.field import Field, open_field
+from musedeep.field import Field, folder_bytes, open_field
 from musedeep.lock import holder_of, run_lock
 from musedeep.monitor import Monitor, performance, read_state
 from musedeep.progress import Progress, duration
@@ -239,6 +239,7 @@ def status(field):
         also what `musedeep.align.stage.alignment_state` tells.
     """
     from musedeep.align.stage import alignment_state
+    from musedeep.qc.stage import quality_state
 
     field = field if isinstance(field, Field) else open_field(field)
     products = sorted(field.products_dir.glob("*.fits"))
@@ -261,21 +262,16 @@ def status(field):
                 "unit": "exposures",
                 "done": _ingested(field),
                 "total": len(field.exposures),
-                "bytes": _size_of(field.pixels_path),
+                "bytes": folder_bytes(field.pixels_path),
             },
-            "combine": {"unit": "blocks", **_combined(field), "bytes": _size_of(field.cube_path)},
+            "combine": {"unit": "blocks", **_combined(field), "bytes": folder_bytes(field.cube_path)},
             "products": {
                 "unit": "files",
                 "done": len(products),
                 "total": None,
                 "bytes": sum(path.stat().st_size for path in products),
             },
-            "qc": {
-                "unit": "reports",
-                "done": int((field.qc_dir / "report.html").exists()),
-                "total": int(field.settings.qc.assess != "off"),
-                "bytes": _size_of(field.qc_dir),
-            },
+            "qc": quality_state(field),
         },
     }
 
@@ -392,26 +388,12 @@ def _products(field, client, progress):
 
 
 def _qc(field, client, progress):
-    from musedeep.qc import assess_field, is_assessed
+    from musedeep.qc.stage import run_quality
 
-    if field.settings.qc.assess == "off":
-        progress.close()
-        return None, {"state": "off"}
-    if is_assessed(field):
-        progress.close()
-        return None, {"state": "kept"}
-    found = assess_field(field, client=client, progress=progress)
-    facts = {"state": "assessed", "QCFLAG": found.flag, "verdict": found.verdict}
-    return None, facts | {"files": [str(field.qc_dir / "report.html")]}
+    return None, run_quality(field, client, progress)
 
 
-_STAGES = {
-    "align": _align,
-    "ingest": _ingest,
-    "combine": _combine,
-    "products": _products,
-    "qc": _qc,
-}
+_STAGES = {"align": _align, "ingest": _ingest, "combine": _combine, "products": _products, "qc": _qc}
 
 
 def _check_least_memory(field, client):
@@ -511,15 +493,3 @@ def _combined(field):
     except MuseDeepError:
         return {"done": 0, "total": None}
     return {"done": progress["done"], "total": progress["total"]}
-
-
-def _size_of(folder):
-    """Bytes of all files below a folder; files may come and go meanwhile."""
-    size = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            try:
-                size += Path(root, name).stat().st_size
-            except FileNotFoundError:
-                continue
-    return size

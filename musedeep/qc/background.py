@@ -23,12 +23,13 @@ _FEWEST_ROWS = 500
 _EDGE_COLUMNS = 3
 # The noise of neighbouring spaxels of a white image is correlated: sums scatter by so much more.
 _CORRELATED = 2.0
+_NO_SKY = "too little sky away from sources"
 
 
 def find_levels(evidence):
     """Level of every exposure against the others, in units of the noise of a spaxel of its white image."""
     values, sure = {}, {}
-    for survey in evidence.surveys:
+    for survey in _sky_surveys(evidence):
         off = (survey.white - evidence.others(survey))[evidence.calm(survey)]
         off = off[np.isfinite(off)]
         noise, date = evidence.spaxel_noise[survey.date_obs], survey.date_obs
@@ -40,20 +41,25 @@ def find_levels(evidence):
     middle = np.median(known) if known else math.nan
     values = {date: value - middle for date, value in values.items()}
     note = "the background of {exposures} lies {value:+.1f} sigma off: subtract the sky again"
-    return finding(evidence, "background_level", values, note, sure=sure, none="too little blank sky")
+    return finding(evidence, "background_level", values, note, sure=sure, none=_NO_SKY)
+
+
+def _sky_surveys(evidence):
+    """All surveys, or none in a crowded field, where the seeing decides what blank sky is."""
+    return [] if evidence.deep.crowded else evidence.surveys
 
 
 def find_quadrants(evidence):
     """Largest difference between a quadrant of an exposure and its others, against the other exposures."""
     values, sure = {}, {}
-    for survey in evidence.surveys:
+    for survey in _sky_surveys(evidence):
         difference = survey.white - evidence.others(survey)
         levels, errors = _quadrants(difference, evidence.calm(survey))
         values[survey.date_obs], sure[survey.date_obs] = _stands_out(
             levels, errors, evidence.spaxel_noise[survey.date_obs]
         )
     note = "a quadrant of {exposures} has a level of its own ({value:+.1f} sigma)"
-    return finding(evidence, "background_quadrant", values, note, sure=sure, none="too little blank sky")
+    return finding(evidence, "background_quadrant", values, note, sure=sure, none=_NO_SKY)
 
 
 def _quadrants(image, good):
@@ -103,18 +109,18 @@ def ifu_levels(survey):
 def find_ifu_levels(evidence):
     """Largest difference between an IFU of an exposure and its others, both against the deep cube."""
     values, sure = {}, {}
-    for survey in evidence.surveys:
+    for survey in _sky_surveys(evidence):
         levels, errors = ifu_levels(survey)
         noise = evidence.spaxel_noise[survey.date_obs]
         values[survey.date_obs], sure[survey.date_obs] = _stands_out(levels, 2 * errors, noise)
     note = "an IFU of {exposures} has a level of its own ({value:+.1f} sigma): mask it, or calibrate slices"
-    return finding(evidence, "background_ifu", values, note, sure=sure, none="too little blank sky")
+    return finding(evidence, "background_ifu", values, note, sure=sure, none=_NO_SKY)
 
 
 def find_slice_edges(evidence):
     """Level of the outermost columns of all slices against those between, both against the deep cube."""
     values, sure = {}, {}
-    for survey in evidence.surveys:
+    for survey in _sky_surveys(evidence):
         date, number = survey.date_obs, survey.columns[:, 0]
         filled = np.flatnonzero(number > 0.02 * max(number.max(), 1))
         values[date], sure[date] = math.nan, False
@@ -127,7 +133,7 @@ def find_slice_edges(evidence):
         values[date] = (means[0] - means[1]) / evidence.spaxel_noise[date]
         sure[date] = abs(means[0] - means[1]) > _SURE * error
     note = "the ends of the slices of {exposures} lie {value:+.1f} sigma off: mask them"
-    return finding(evidence, "slice_edge", values, note, sure=sure, none="too little blank sky")
+    return finding(evidence, "slice_edge", values, note, sure=sure, none=_NO_SKY)
 
 
 def find_wide_peak(evidence, peak):
@@ -142,8 +148,8 @@ def find_wide_peak(evidence, peak):
     name, deep = "background_width", evidence.deep
     threshold = evidence.thresholds[name]
     blank = deep.blank & np.isfinite(deep.white_variance)
-    if not blank.any() or not math.isfinite(peak.sigma):
-        return Finding(name, math.nan, threshold, "", False, (), "no peak in the histogram")
+    if not blank.any() or not math.isfinite(peak.sigma) or deep.crowded:
+        return Finding(name, math.nan, threshold, "", False, (), _NO_SKY)
     noise = math.sqrt(float(np.median(deep.white_variance[blank])))
     # 90 % of the spaxels lie within 3.29 sigma of a Gaussian
     value = float(np.ptp(np.quantile(deep.white[blank], (0.05, 0.95)))) / 3.29 / noise

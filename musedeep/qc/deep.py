@@ -35,11 +35,14 @@ _APERTURE_PLANES = 240
 # Sources are what rises so far above the median of a box of this side; more around them is left out.
 _BOX_SPAXELS = 31
 _COARSE = 4
-_SOURCE_SIGMA = 3.0
+_SOURCE_SIGMA = 5.0
 _AWAY_SPAXELS = 8.0
 _ENOUGH_BLANK = 0.4
 _LEAST_BLANK = 0.05
 _MOST_SPECTRA = 10
+# What smoothing leaves of independent noise, and by how much the noise may exceed what is propagated.
+_SMOOTHED, _MOST_NOISE = 0.28, 4.0
+_CROWDED_SPAXELS = 4.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class Deep:
         Exposure time [s] and number of exposures, means over the planes; rows rejected at all wavelengths.
     blank : ndarray, shape (ny, nx), bool
         Spaxels without sources.
+    distance : float
+        Spaxels between sources and blank sky, at least.
     level, scatter, noise : ndarray, shape (nz,), float64
         Of blank sky in each plane: median, 1.4826 MAD, and the median of the propagated errors; NaN where the
         plane is empty.
@@ -81,6 +86,7 @@ class Deep:
     count: np.ndarray
     rejected: np.ndarray
     blank: np.ndarray
+    distance: float
     level: np.ndarray
     scatter: np.ndarray
     noise: np.ndarray
@@ -100,6 +106,11 @@ class Deep:
         )
         partial_path.replace(path)
 
+    @property
+    def crowded(self):
+        """Whether there is no sky away from sources: then its level means little."""
+        return self.distance < _CROWDED_SPAXELS
+
     @classmethod
     def load(cls, path, key=None):
         """Read it, or None where there is none, or it was made of something else."""
@@ -107,7 +118,8 @@ class Deep:
             with np.load(path) as stored:
                 if key is not None and str(stored["key"]) != key:
                     return None
-                return cls(**{item.name: stored[item.name] for item in fields(cls)})
+                values = {item.name: stored[item.name] for item in fields(cls)}
+                return cls(**values | {"distance": float(values["distance"])})
         except (OSError, KeyError, ValueError):
             return None
 
@@ -135,7 +147,7 @@ def measure_deep(field, path, key, *, client=None, progress=None):
         return kept
     store = CubeStore(field.cube_path)
     images = _collapsed(store)
-    blank = blank_sky(images["white"], images["count"])
+    blank, distance = blank_sky(images["white"], images["white_variance"], images["count"])
     sources = _sources_of(images, store.grid)
     masks = path.with_name("masks.npz")
     np.savez_compressed(masks, blank=blank, labels=_labels(sources, images["white"]))
@@ -152,6 +164,7 @@ def measure_deep(field, path, key, *, client=None, progress=None):
     deep = Deep(
         wavelength=store.grid.wavelengths,
         blank=blank,
+        distance=distance,
         level=statistics[:, 0],
         scatter=statistics[:, 1],
         noise=statistics[:, 2],
@@ -197,41 +210,47 @@ def _collapsed(store):
     }
 
 
-def blank_sky(white, count):
+def blank_sky(white, variance, count):
     """Spaxels without sources.
 
     Parameters
     ----------
     white : ndarray, shape (ny, nx), float32
         NaN without data.
-    count : ndarray of the same shape
-        Exposures of each spaxel.
+    variance, count : ndarray of the same shape
+        Propagated variance, and exposures of each spaxel.
 
     Returns
     -------
-    ndarray of bool
+    blank : ndarray of bool
         Where sources are everywhere, the darkest twentieth.
+    distance : float
+        Spaxels between sources and blank sky, at least.
     """
     from scipy.ndimage import binary_opening, distance_transform_edt, gaussian_filter
 
     covered = np.isfinite(white) & (count > 0)
     if not covered.any():
-        return covered
+        return covered, 0.0
     covered &= count >= 0.2 * np.median(count[covered])
     filled = np.where(covered, white, np.nan)
     level = _coarse_level(filled)
     depth = np.sqrt(np.maximum(count, 1) / np.median(count[covered]))
     above = np.where(covered, (filled - level) * depth, 0.0)
     smooth = gaussian_filter(above, 1.0)
-    noise = robust_scatter(np.minimum(smooth[covered], np.median(smooth[covered])), lower=True)
+    noise = robust_scatter(smooth[covered], lower=True)
+    # where sources are everywhere, the scatter is theirs
+    propagated = _SMOOTHED * float(np.sqrt(np.median((variance * depth**2)[covered])))
+    noise = min(noise, _MOST_NOISE * propagated)
     sources = binary_opening(covered & (smooth > _SOURCE_SIGMA * noise))
     # the wings of sources reach far, and differ with the seeing: as far away as the field allows
     away = distance_transform_edt(~sources)[covered]
     distance = min(_AWAY_SPAXELS, float(np.quantile(away, 1 - _ENOUGH_BLANK)))
-    blank = covered & (distance_transform_edt(~sources) >= max(distance, 1.0))
+    distance = max(distance, 1.0)
+    blank = covered & (distance_transform_edt(~sources) >= distance)
     if blank.sum() < _LEAST_BLANK * covered.sum():
-        blank = covered & (smooth <= np.quantile(smooth[covered], _LEAST_BLANK))
-    return blank
+        blank, distance = covered & (smooth <= np.quantile(smooth[covered], _LEAST_BLANK)), 0.0
+    return blank, distance
 
 
 def _coarse_level(image):

@@ -73,7 +73,7 @@ def diagnose(evidence, rejections=None):
     peak = flux_peak(evidence.deep.white)
     findings = [
         misalignment,
-        find_craters(evidence, rejections),
+        find_craters(evidence, rejections).without(trail.exposures),
         find_blur(evidence, check),
         find_flux_scale(evidence),
         trail,

@@ -53,7 +53,9 @@ class Finding:
         if guilty == self.exposures or not rest:
             return self
         value = max((rest[date] for date in guilty or rest), key=abs)
-        note = self.note if guilty else "no exposure stands out that nothing else explains"
+        note = "no exposure stands out that nothing else explains"
+        if guilty:
+            note = self.note.replace(", ".join(self.exposures), ", ".join(guilty))
         return replace(self, value=value, alarm=bool(guilty), exposures=guilty, note=note, values=rest)
 
     @property

@@ -99,7 +99,8 @@ def measure_rejections(field, recipe, surveys, *, client=None, progress=None):
     Rejections
     """
     store, run = CubeStore(field.cube_path), field.settings.run
-    memory = tile_budget(run.memory_bytes, count_threads(run, client), store.block_shape)
+    threads = count_threads(run, client)
+    memory = tile_budget(run.memory_bytes, threads, store.block_shape, len(recipe.exposures))
     maps = {survey.date_obs: np.zeros(survey.white.shape, np.int32) for survey in surveys}
     corners = {survey.date_obs: tuple(int(v) for v in survey.corner) for survey in surveys}
     items = [(bounds, recipe.restricted(bounds)) for bounds in blocks_of(recipe.grid, store.block_shape)]

@@ -107,14 +107,19 @@ def test_blank_sky_has_no_sources():
     for j, i in places:
         image += 80 * np.exp(-0.5 * ((x - i) ** 2 + (y - j) ** 2) / 4)
     image[:5] = np.nan
-    blank = blank_sky(image, np.where(np.isfinite(image), 5, 0))
+    blank, distance = blank_sky(image, np.ones_like(image), np.where(np.isfinite(image), 5, 0))
+    assert distance == 8
     assert not blank[:5].any()
     for j, i in places:
         assert not blank[np.hypot(x - i, y - j) < 6].any()
     assert 0.6 < blank.mean() < 0.95
     # where light is everywhere, the darkest part serves
-    crowded = blank_sky((50 * rng.random((90, 100)) ** 6).astype(np.float32), np.full((90, 100), 5))
-    assert 0.04 < crowded.mean()
+    places = [(i, j) for i in range(0, 100, 6) for j in range(0, 90, 6)]
+    crowd = sum(50 * np.exp(-0.5 * ((x - i) ** 2 + (y - j) ** 2) / 4) for i, j in places)
+    crowd = (crowd + rng.normal(0, 1, crowd.shape)).astype(np.float32)
+    blank, distance = blank_sky(crowd, np.ones_like(crowd), np.full(crowd.shape, 5))
+    assert 0.04 < blank.mean() < 0.5
+    assert distance < 4
 
 
 def test_noise_of_apertures_is_that_of_the_voxels_if_they_are_independent():
@@ -144,6 +149,7 @@ def deep_of(wavelength, spectra=None, **changes):
         "count": image + 1,
         "rejected": image,
         "blank": image == 0,
+        "distance": 8.0,
         "level": np.zeros(n) + 1e-3,
         "scatter": np.ones(n),
         "noise": np.ones(n),
