@@ -149,42 +149,47 @@ def report_alarms(folder, seeds):
     return report.write(folder / "alarms")
 
 
-def report_sharpness(folder, name="45 stars"):
+def report_sharpness(folder, names=("45 stars", "mosaic")):
     """FWHM and peaks of stars in cubes of the same exposures, combined with each list of offsets."""
     report = Report("Stars of a combined cube")
-    place, truth = _simulated(folder, name)
-    images = sorted(place.glob("IMAGE_FOV_*.fits"))
-    lists = {
-        "true": truth,
-        "musedeep, pixel tables": align_exposures(_white_images(place)),
-        "musedeep, IMAGE_FOV": align_exposures(images),
-        "ESO, IMAGE_FOV": _eso(images, place / "eso"),
-        "headers": None,
-    }
-    field = Field.from_exposures(
-        sorted(place.glob("PIXTABLE_REDUCED_*.fits")), place / "field", overwrite=True, memory="2GB"
-    )
-    ingest_exposures(field)
-    settings = {"lambdamin": 6510.0, "lambdamax": 6525.0, "reject": "none"}
-    scales = np.array(truth.table["FLUX_SCALE"])
-    first = read_image(images[0])
-    for words, found in lists.items():
-        if found is None and words != "headers":
-            continue
-        path = "none"
-        if found is not None:
-            table = OffsetTable(found.table)
-            # the scales of all lists alike, so that the offsets alone make the difference
-            table.table["FLUX_SCALE"] = scales
-            path = str(table.write(place / "list.fits"))
-        cube = combine_exposures(field, offsets=path, **settings)
-        white = cube.flux.mean("wavelength").values.astype(np.float32)
-        image = dataclasses.replace(first, flux=white, variance=None)
-        sources = find_sources(image, AlignSettings())
-        peaks = [white[round(y), round(x)] for x, y in zip(sources.x[:15], sources.y[:15], strict=True)]
-        report.add(offsets=words, fwhm_arcsec=float(sources.fwhm * 0.2), mean_peak=float(np.mean(peaks)),
-                   sources=len(sources))  # fmt: skip
+    for name in names:
+        place, truth = _simulated(folder, name)
+        images = sorted(place.glob("IMAGE_FOV_*.fits"))
+        lists = {
+            "true": truth,
+            "musedeep, pixel tables": align_exposures(_white_images(place)),
+            "musedeep, IMAGE_FOV": align_exposures(images),
+            "ESO, IMAGE_FOV": _eso(images, place / "eso"),
+            "headers": None,
+        }
+        tables = sorted(place.glob("PIXTABLE_REDUCED_*.fits"))
+        field = Field.from_exposures(tables, place / "field", overwrite=True, memory="2GB")
+        ingest_exposures(field)
+        for words, found in lists.items():
+            if found is None and words != "headers":
+                report.add(case=name, offsets=words, fwhm_arcsec="fails")
+                continue
+            path = "none"
+            if found is not None:
+                # the scales of all lists alike, so that the offsets alone make the difference
+                same = OffsetTable(found.table)
+                same.table["FLUX_SCALE"] = [truth.lookup(d).flux_scale for d in same.table["DATE_OBS"]]
+                path = str(same.write(place / "list.fits"))
+            report.add(case=name, offsets=words, **_stars(field, path, read_image(images[0])))
     return report.write(folder / "sharpness")
+
+
+def _stars(field, offsets, like):
+    """FWHM, and mean peak of the 15 brightest sources, of the white image of a combination."""
+    cube = combine_exposures(field, offsets=offsets, lambdamin=6510.0, lambdamax=6525.0, reject="none")
+    white = cube.flux.mean("wavelength").values.astype(np.float32)
+    found = find_sources(dataclasses.replace(like, flux=white, variance=None), AlignSettings())
+    peaks = [white[round(y), round(x)] for x, y in zip(found.x[:15], found.y[:15], strict=True)]
+    return {
+        "fwhm_arcsec": float(found.fwhm * like.step_arcsec),
+        "mean_peak": float(np.mean(peaks)),
+        "sources": len(found),
+    }
 
 
 _COUNT = """
