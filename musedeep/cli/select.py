@@ -57,9 +57,11 @@ def _select(paths, output, accept, quiet, as_json, **values):
     for name in found.retired:
         click.echo(f"put aside: {output}/{name} is no field any more")
     click.echo(f"Look at it:  {shown(output)}/index.html")
-    first = next((d.name for d in found.datasets if d.taken), None)
-    if first:
-        click.echo(f"Next: musedeep run {output}/{first}")
+    ready = next((d.name for d in found.datasets if d.taken and not d.facts["to_reduce"]), None)
+    if ready:
+        click.echo(f"Next: musedeep run {output}/{ready}")
+    else:
+        click.echo("Next: reduce the exposures to pixel tables, and select again with these")
 
 
 def _options():

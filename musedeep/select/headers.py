@@ -92,13 +92,14 @@ def read_header(path):
 
 
 def _read_card(card, values):
-    key, equals, _ = card.partition(b"=")
+    key, equals, rest = card.partition(b"=")
     name = key.decode("latin-1").removeprefix("HIERARCH ").strip()
     if not equals or name not in _WANTED or name in values:
         return
     # Anything but plain characters has no place in a header, but is found there: names keep their other
     # letters.
-    text = "".join(chr(byte) if 32 <= byte < 127 else "?" for byte in card)
+    text = f"{name:<8}= " if len(name) <= 8 else f"HIERARCH {name} = "
+    text += "".join(chr(byte) if 32 <= byte < 127 else "?" for byte in rest).strip()
     try:
         value = fits.Card.fromstring(text).value
     except fits.VerifyError:

@@ -31,6 +31,28 @@ def test_a_card_that_cannot_be_read_is_passed_over(tmp_path):
     assert read_header(path) == {"RA": 1.5}
 
 
+@pytest.mark.parametrize(
+    ("card", "wanted"),
+    [
+        ("OBJECT  = 'O'Brien'", {"OBJECT": "O'Brien"}),
+        ("OBJECT  = 'no end", {}),
+        ("EXPTIME =1.5", {"EXPTIME": 1.5}),
+        ("MJD-OBS = 5.7D4", {"MJD-OBS": 57000.0}),
+        ("RA      = 12:34:56.7", {}),
+        ("HIERARCH ESO OBS TARG NAME='abc' / why", {"ESO OBS TARG NAME": "abc"}),
+        ("ESO OBS ID= 5", {"ESO OBS ID": 5}),
+        ("EXPTIME = / no value", {}),
+        ("COMMENT RA = 5", {}),
+    ],
+)
+def test_cards_as_they_are_found(tmp_path, card, wanted):
+    path = tmp_path / "a.fits"
+    path.write_bytes(
+        header_bytes({}).replace(b"END".ljust(80), (card.ljust(80) + "END".ljust(80)).encode())[:2880]
+    )
+    assert read_header(path) == wanted
+
+
 def test_compressed_headers_are_read(tmp_path):
     path = write_frame(tmp_path, 0)
     packed = tmp_path / "a.fits.gz"

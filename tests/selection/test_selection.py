@@ -251,6 +251,7 @@ def test_from_select_to_run(three_fields, tmp_path, monkeypatch, capsys):
     assert _main(["select", str(three_fields), "-o", "fields", "--quiet"]) == 0
     text = capsys.readouterr().out
     assert "3 fields, 6 exposures taken, 0 left out" in text
+    assert "Next: musedeep run fields/night-target-0" in text
     names = sorted(path.parent.name for path in (tmp_path / "fields").glob("*/field.toml"))
     assert len(names) == 3
     cases = [open_field(tmp_path / "fields" / name).selection["case"] for name in names]
@@ -270,7 +271,7 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
     assert _main(["select", "raw", "-o", "fields", "--seeing-factor", "1.85", "--modes", "WFM-NOAO-N"]) == 0
     out, error = capsys.readouterr()
     assert "2 fields, 8 exposures taken" in out and "select: 8 of 8 headers" in error
-    assert "Next: musedeep run fields/ngc-300" in out
+    assert "Next: reduce the exposures to pixel tables" in out
     assert "seeing_factor = 1.85" in (tmp_path / "fields" / "select.toml").read_text()
     assert _main(["select", "-o", "fields", "--accept", "other", "--json", "--quiet"]) == 0
     data = json.loads(capsys.readouterr().out)
