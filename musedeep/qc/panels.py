@@ -39,7 +39,9 @@ def _compass(axes, grid):
         axes.annotate(
             "", (x + way[0], y + way[1]), (x, y), arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 0.9}
         )
-        text = axes.text(x + 1.5 * way[0], y + 1.5 * way[1], name, fontsize=7, ha="center", va="center")
+        text = axes.text(
+            x + 1.6 * way[0], y + 1.6 * way[1], name, fontsize=7.5, ha="center", va="center", zorder=9
+        )
         text.set_path_effects([withStroke(linewidth=2, foreground=PAPER)])
 
 
