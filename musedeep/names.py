@@ -42,9 +42,14 @@ def product_name(product, exposure, convention="plain"):
     Raises
     ------
     UsageError
-        The archive's name would be longer than 68 letters.
+        The name would be longer than ESO's archive takes, or is none.
     """
     name = f"{product}.fits" if convention == "plain" else origfile(product, exposure)
+    if not re.fullmatch(r"[\w.:+-]+", name):
+        raise UsageError(
+            f"the file name {name!r}, made of headers or of the filter list, has letters that no file name "
+            "may have; choose names = 'plain', or correct what it is made of"
+        )
     if len(name) > MOST_LETTERS:
         raise UsageError(
             f"the file name {name} has {len(name)} letters, ESO's archive takes {MOST_LETTERS}; choose "

@@ -1,14 +1,19 @@
 """A batch system on this machine and runs on it, to be watched and disturbed; for tests and benchmarks."""
 
+import os
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 
 from musedeep.pipeline import status
 
-__all__ = ["HOOK", "Run", "Slurm", "wait_until"]
+__all__ = ["PRESET", "Run", "Slurm", "environment_of", "wait_until"]
+
+ROOT = Path(__file__).parents[1]
 
 # Loaded by every interpreter of a run, workers included. Blocks are small so that there are many, last a
 # while so that they are hit at work, and leave a line each time that one is computed.
@@ -29,6 +34,45 @@ def write_block(self, bounds, maps):
 CubeStore.write_block = write_block
 """
 
+PRESET = """
+kind: slurm
+cores: 1
+memory: 1500MB
+minimum_jobs: {jobs}
+maximum_jobs: {jobs}
+walltime: "{walltime}"
+interface: lo
+local_directory: $TMPDIR
+death_timeout: "20s"
+"""
+
+
+def environment_of(folder, log, block_seconds):
+    """Environment of a run and its workers: small, slow blocks that leave a line in a file each.
+
+    Parameters
+    ----------
+    folder : Path
+        For what has to be made for it.
+    log : Path
+    block_seconds : float
+
+    Returns
+    -------
+    dict
+    """
+    hook = folder / "hook"
+    hook.mkdir(exist_ok=True)
+    (hook / "sitecustomize.py").write_text(HOOK)
+    paths = [str(hook), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "BLOCK_SECONDS": str(block_seconds),
+        "BLOCK_LOG": str(log),
+        # dask-jobqueue would write its defaults into the home folder
+        "DASK_CONFIG": str(folder / "dask"),
+    }
+
 
 def wait_until(condition, seconds=60):
     """Wait for a condition, and fail if it does not come."""
@@ -39,7 +83,23 @@ def wait_until(condition, seconds=60):
 
 
 class Slurm:
-    """What the tests do with it."""
+    """A Slurm of three one-core nodes, and what is done to its jobs."""
+
+    @classmethod
+    @contextmanager
+    def started(cls, folder):
+        """Start it in a folder; at the end of the ``with`` block it is stopped with everything on it."""
+        scripts = ROOT / "cluster" / "local-slurm"
+        environment = os.environ | {"MUSE_SLURM_PORT": str(20000 + os.getpid() % 20000)}
+        command = ["bash", str(scripts / "start.sh"), str(folder)]
+        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, timeout=120)
+        os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
+        try:
+            yield cls()
+        finally:
+            command = ["bash", str(scripts / "stop.sh"), "--purge", str(folder)]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            del os.environ["SLURM_CONF"]
 
     def jobs(self, state="R"):
         """Numbers of the jobs in a state, ascending."""
@@ -70,10 +130,10 @@ class Slurm:
 class Run:
     """A `musedeep run` in a process of its own."""
 
-    def __init__(self, field, words, environment, log, launcher=()):
+    def __init__(self, field, words, environment, launcher=(), stage="run"):
         self.field = field
-        self._log = log
-        command = [*launcher, sys.executable, "-m", "musedeep", "run", str(field.folder), *map(str, words)]
+        self._log = Path(environment["BLOCK_LOG"])
+        command = [*launcher, sys.executable, "-m", "musedeep", stage, str(field.folder), *map(str, words)]
         self.process = subprocess.Popen(
             command, env=environment, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )

@@ -138,6 +138,12 @@ def _number(table, keyword):
 def _date_obs(table):
     if not table.date_obs:
         raise InputError(f"{table.path}: keyword DATE-OBS, which names the exposure, is missing; correct it")
+    # It names folders too.
+    if not re.fullmatch(r"\d{4}-\d\d-\d\d(T[\d:.]+)?", table.date_obs):
+        raise InputError(
+            f"{table.path}: keyword DATE-OBS is {table.date_obs!r}, which is no time such as "
+            "2014-08-10T01:02:03.456; correct the header"
+        )
     return table.date_obs
 
 

@@ -1,6 +1,7 @@
 """The pixel store: the rows of all exposures, sorted by wavelength segment and sky pencil."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -104,6 +105,13 @@ class PixelStore:
         found = {}
         for file in sorted(self.path.glob("*/zarr.json")):
             facts = read_attributes(file.parent, "exposure in the pixel store", "fingerprint", "parts")
+            for part in facts["parts"]:
+                # read as a path below the exposure's folder
+                if not re.fullmatch(r"part\w+", part):
+                    raise InputError(
+                        f"{file}: {part!r} is no name of a part; the store is damaged or foreign: delete the "
+                        "folder and ingest the exposure again."
+                    )
             found[file.parent.name] = facts
         return dict(sorted(found.items(), key=lambda item: item[1]["date_obs"]))
 

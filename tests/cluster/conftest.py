@@ -2,28 +2,12 @@
 
 import os
 import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
-from batch import HOOK, Run, Slurm
+from batch import PRESET, Run, Slurm, environment_of
 from fields import files_of, make_field
 
-ROOT = Path(__file__).parents[2]
-SCRIPTS = ROOT / "cluster" / "local-slurm"
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch")
-
-PRESET = """
-kind: slurm
-cores: 1
-memory: 1500MB
-minimum_jobs: {jobs}
-maximum_jobs: {jobs}
-walltime: "{walltime}"
-interface: lo
-local_directory: $TMPDIR
-death_timeout: "20s"
-"""
 
 
 def pytest_collection_modifyitems(items):
@@ -37,39 +21,24 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory):
     """Starts it, and stops it with everything on it."""
-    folder = tmp_path_factory.mktemp("slurm")
-    environment = os.environ | {"MUSE_SLURM_PORT": str(20000 + os.getpid() % 20000)}
-    command = ["bash", str(SCRIPTS / "start.sh"), str(folder)]
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, timeout=120)
-    os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
-    yield Slurm()
-    subprocess.run(
-        ["bash", str(SCRIPTS / "stop.sh"), "--purge", str(folder)], check=True, stdout=subprocess.DEVNULL
-    )
-    del os.environ["SLURM_CONF"]
+    with Slurm.started(tmp_path_factory.mktemp("slurm")) as slurm:
+        yield slurm
 
 
 @pytest.fixture
 def start_run(four, tmp_path):
     """Starts a run of a field of four exposures on a preset; what is still running at the end is ended."""
     started = []
-    (tmp_path / "hook").mkdir()
-    (tmp_path / "hook" / "sitecustomize.py").write_text(HOOK)
 
     def start(*words, name="field", preset=None, jobs=3, walltime="00:20:00", block_seconds=0.2, launcher=()):
-        folder, log = tmp_path / name, tmp_path / f"{name}.blocks"
-        field = make_field(files_of(four), folder, offsets=four.settings.combine.offsets, memory="1GB")
+        field = make_field(
+            files_of(four), tmp_path / name, offsets=four.settings.combine.offsets, memory="1GB"
+        )
         if preset is None:
             preset = tmp_path / f"{name}.yaml"
             preset.write_text(PRESET.format(jobs=jobs, walltime=walltime))
-        paths = [str(tmp_path / "hook"), str(ROOT), os.environ.get("PYTHONPATH", "")]
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-            "BLOCK_SECONDS": str(block_seconds),
-            "BLOCK_LOG": str(log),
-            "DASK_CONFIG": str(tmp_path / "dask"),
-        }
-        run = Run(field, ["--cluster", preset, "--memory", "1GB", *words], environment, log, launcher)
+        environment = environment_of(tmp_path, tmp_path / f"{name}.blocks", block_seconds)
+        run = Run(field, ["--cluster", preset, "--memory", "1GB", *words], environment, launcher)
         started.append(run)
         return run
 
