@@ -46,6 +46,7 @@ _HOMES = {
     "status": "pipeline",
     "trace": "explore",
     "validate_products": "validate",
+    "view": "explore",
     "write_products": "products",
 }
 
@@ -91,6 +92,7 @@ __all__ = [
     "status",
     "trace",
     "validate_products",
+    "view",
     "write_products",
 ]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["cube_html", "field_html", "rows_html", "scaled"]
+__all__ = ["cube_html", "field_html", "rows_html", "scaled", "stored_place"]
 
 _WIDTH = 170  # pixels of a thumbnail on the page
 _PLANES = 12  # that a thumbnail is made of
@@ -116,8 +116,20 @@ def _stored_images(path, planes, rows, columns):
     return _images(_mean(flux), count.max(axis=0))
 
 
-def _places_in_store(dataset):
-    """Path of the cube store that holds a dataset, and the slices of it; None where there is none."""
+def stored_place(dataset):
+    """Where in a cube store a dataset lies.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        Of `open_cube`, whole or cut.
+
+    Returns
+    -------
+    (Path, list of slice) or None
+        The store, and planes, rows and columns in it; None where there is none, or where planes or spaxels
+        were skipped.
+    """
     from musedeep.grid import VoxelGrid
 
     path = Path(dataset.attrs.get("folder", "")) / "cube.zarr"
@@ -164,7 +176,7 @@ def cube_html(dataset):
     figures = []
     if isinstance(dataset.flux.data, np.ndarray):
         figures = _images(_mean(dataset.flux.values), dataset.exposure_count.values.max(axis=0))
-    elif place := _places_in_store(dataset):
+    elif place := stored_place(dataset):
         figures = _stored_images(place[0], *place[1])
     return _page(dataset.attrs.get("field") or "Deep cube", facts, figures)
 

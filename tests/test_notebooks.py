@@ -35,7 +35,7 @@ def test_a_notebook_is_saved_with_pictures_and_small(path):
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 1
     assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in outputs)
     assert path.stat().st_size < 300_000
-    assert not re.search(r"/tmp/|/root/|/home/", path.read_text()), "it names a place on a machine"
+    assert not re.search(r"/(tmp|root|home)/", path.read_text()), "it names a place on a machine"
 
 
 def test_there_are_notebooks_for_what_analysts_ask():

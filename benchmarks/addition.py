@@ -1,0 +1,106 @@
+"""What the next exposure of a field costs, beside the whole; the bits must be those of a field from nothing.
+
+    python benchmarks/addition.py
+    python benchmarks/addition.py --exposures 100 --rows 2e5
+
+A mosaic of two pointings is taken in and combined with all exposures but the last; then the last is added.
+CPU time of ingest is compared with that of all exposures, and the blocks that are combined anew are counted.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from harness import Report, measure, musedeep, simulated, warm_up
+
+MOST_OF_INGEST = 0.03
+
+_STAGE = """
+import json, sys, time
+from musedeep import open_field
+from musedeep.combine import combine_to_store
+from musedeep.ingest import ingest_exposures
+field = open_field(sys.argv[1])
+times = []
+for stage in (ingest_exposures, combine_to_store):
+    cpu = time.process_time()
+    facts = stage(field)
+    times.append(time.process_time() - cpu)
+print(json.dumps({"ingest": times[0], "combine": times[1], **facts}))
+"""
+
+_BITS = """
+import sys
+import numpy as np
+from musedeep import open_cube
+one, two = (open_cube(path + "/cube.zarr") for path in sys.argv[1:3])
+same = all(
+    np.array_equal(one[name].values.view("u" + str(one[name].dtype.itemsize)),
+                   two[name].values.view("u" + str(two[name].dtype.itemsize))) for name in one
+)
+print(same)
+"""
+
+
+def stages(field):
+    """Ingest and combine a field in a process of its own; CPU seconds of both, and facts of the latter."""
+    return json.loads(measure([sys.executable, "-c", _STAGE, field]).output)
+
+
+def measure_all(options, folder):
+    """Add an exposure; whether it costs as little as promised."""
+    warm_up(folder)
+    report = Report("One exposure more")
+    number = options.exposures + 1
+    files = simulated(
+        folder / "exposures",
+        number,
+        options.rows,
+        options.field,
+        pointings=[[0.0, 0.0], [2.5 * options.field, 0.0]],
+    )
+    offsets = ["--offsets", files[0].parent / "OFFSET_LIST.fits", "--memory", "512MB", "--workers", "1"]
+    musedeep("init", *files[:-1], "-o", folder / "field", "--overwrite", *offsets)
+    before = stages(folder / "field")
+    grid = folder / "field" / "history" / "0001.json"
+    # an exposure beyond the others would make a larger grid; here it is kept
+    musedeep("init", *files, "-o", folder / "whole", "--overwrite", *offsets, "--grid", grid)
+    whole = stages(folder / "whole")
+    musedeep("init", *files, "-o", folder / "field", "--overwrite", *offsets, "--grid", grid)
+    after = stages(folder / "field")
+    same = measure([sys.executable, "-c", _BITS, folder / "field", folder / "whole"]).output.strip()
+    share = after["ingest"] / whole["ingest"]
+    report.add(
+        exposures=options.exposures,
+        ingest_of_whole=share,
+        ingest_seconds=after["ingest"],
+        blocks=after["blocks"],
+        blocks_combined=after["computed"],
+        combine_of_whole=after["combine"] / whole["combine"],
+        same_bits=same,
+    )
+    report.note(f"The field of {options.exposures} took {before['ingest']:.1f} s to take in.")
+    if share > MOST_OF_INGEST:
+        report.fail(f"{share:.1%} of the whole ingest are more than {MOST_OF_INGEST:.0%}.")
+    if same != "True":
+        report.fail("The bits are not those of a field from nothing.")
+    return report.write(options.output)
+
+
+def main():
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser.add_argument("--exposures", type=int, default=100, help="before the last one is added")
+    parser.add_argument("--rows", type=float, default=2e5, help="of an exposure")
+    parser.add_argument("--field", type=float, default=12.0, help="side of an exposure in arcsec")
+    parser.add_argument("--folder", type=Path, help="where to work and keep the simulation [temporary]")
+    parser.add_argument("--output", type=Path, help="write the report here, .md and .json")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        sys.exit(0 if measure_all(options, options.folder or Path(temporary)) else 1)
+
+
+if __name__ == "__main__":
+    main()
