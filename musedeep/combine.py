@@ -51,7 +51,7 @@ def combine_exposures(field, *, grid=None, **changes):
     recipe = prepare(field, grid=grid)
     shape = tuple(min(a, b) for a, b in zip(_LAZY_BLOCK, recipe.grid.shape, strict=True))
     run = field.settings.run
-    memory = tile_budget(run.memory_bytes, threads_of(run), shape)
+    memory = tile_budget(run.memory_bytes, threads_of(run), shape, len(recipe.exposures))
     chunks = tuple(
         tuple(min(step, n - a) for a in range(0, n, step))
         for n, step in zip(recipe.grid.shape, shape, strict=True)
@@ -142,7 +142,7 @@ def combine_to_store(field, *, client=None, progress=None):
     threads = threads_of(run, client)
     recipe = prepare(field)
     shape = _shape_of_store(field, recipe, threads, client)
-    memory = tile_budget(run.memory_bytes, threads, shape)
+    memory = tile_budget(run.memory_bytes, threads, shape, len(recipe.exposures))
     blocks = blocks_of(recipe.grid, shape)
     cube, ledger = _open_or_create(field, recipe, shape)
     keys = {n: recipe.block_key(bounds) for n, bounds in enumerate(blocks)}
@@ -357,7 +357,7 @@ def rejected_rows(field, **changes):
     recipe = prepare(field)
     run = field.settings.run
     shape = block_shape(recipe.grid, run.memory_bytes, threads_of(run), parallel_of(run))
-    memory = tile_budget(run.memory_bytes, threads_of(run), shape)
+    memory = tile_budget(run.memory_bytes, threads_of(run), shape, len(recipe.exposures))
     work = partial(_rejected_of, memory=memory)
     found = {exposure.date_obs: [] for exposure in recipe.exposures}
     for _, pieces in run_tasks(

@@ -401,7 +401,8 @@ def _check_least_memory(field, client):
     from musedeep.plan import SMALLEST_BLOCK, threads_of, tile_budget
 
     settings = field.settings.run
-    tile_budget(settings.memory_bytes, threads_of(settings, client), SMALLEST_BLOCK)
+    threads = threads_of(settings, client)
+    tile_budget(settings.memory_bytes, threads, SMALLEST_BLOCK, len(field.exposures))
 
 
 @contextmanager

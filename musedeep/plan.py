@@ -43,6 +43,8 @@ MAP_COPIES = 2.5
 LARGEST_BLOCK = (128, 160, 160)
 SMALLEST_BLOCK = (32, 64, 64)
 SMALLEST_TILE_BYTES = 24_000_000
+# What a process keeps of each exposure while it combines: header, place in the recipe, index of its parts.
+BYTES_PER_EXPOSURE = 55_000
 
 
 @dataclass(frozen=True)
@@ -164,8 +166,23 @@ def blocks_of(grid, shape):
     return [(z, y, x) for z in ranges[0] for y in ranges[1] for x in ranges[2]]
 
 
-def tile_budget(memory_bytes, threads, shape):
+def tile_budget(memory_bytes, threads, shape, exposures):
     """Bytes that the rows and sums of one tile may take.
+
+    Parameters
+    ----------
+    memory_bytes : int
+        Of a worker process.
+    threads : int
+        That share it.
+    shape : tuple of int
+        Voxels of a block.
+    exposures : int
+        Of the field.
+
+    Returns
+    -------
+    int
 
     Raises
     ------
@@ -173,9 +190,10 @@ def tile_budget(memory_bytes, threads, shape):
         Nothing is left for them.
     """
     maps = MAP_COPIES * MAP_BYTES_PER_VOXEL * math.prod(shape)
-    budget = (memory_bytes - BASE_BYTES) / threads - maps
+    fixed = BASE_BYTES + exposures * BYTES_PER_EXPOSURE
+    budget = (memory_bytes - fixed) / threads - maps
     if budget < SMALLEST_TILE_BYTES:
-        need = BASE_BYTES + threads * (maps + SMALLEST_TILE_BYTES)
+        need = fixed + threads * (maps + SMALLEST_TILE_BYTES)
         raise MemoryLimitError(
             f"memory = {memory_bytes / 1e6:.0f} MB for {threads} thread(s) is too little: "
             f"{need / 1e6:.0f} MB are needed for blocks of "
@@ -272,9 +290,10 @@ def plan_combine(field, client=None):
     rows = sum(part["row_count"] for exposure in recipe.exposures for part in exposure.parts.values())
     voxels = math.prod(recipe.grid.shape)
     maps = MAP_COPIES * MAP_BYTES_PER_VOXEL * math.prod(shape)
-    left = max((run.memory_bytes - BASE_BYTES) / threads - maps, SMALLEST_TILE_BYTES)
+    fixed = BASE_BYTES + len(recipe.exposures) * BYTES_PER_EXPOSURE
+    left = max((run.memory_bytes - fixed) / threads - maps, SMALLEST_TILE_BYTES)
     need, least = _tile_needs(recipe, shape, blocks)
-    peak = BASE_BYTES + threads * (maps + max(min(need, left), least))
+    peak = fixed + threads * (maps + max(min(need, left), least))
     return Plan(
         "combine",
         len(blocks),

@@ -80,20 +80,21 @@ def test_threads_share_the_memory_of_their_process(four):
 def test_the_budget_of_a_tile_leaves_room_for_the_rest(threads):
     block = (64, 64, 64)
     memory = 4 * 10**9
-    budget = tile_budget(memory, threads, block)
-    assert plan.BASE_BYTES + threads * (budget + 2.5 * 20 * 64**3) <= memory
+    budget = tile_budget(memory, threads, block, 100)
+    fixed = plan.BASE_BYTES + 100 * plan.BYTES_PER_EXPOSURE
+    assert fixed + threads * (budget + 2.5 * 20 * 64**3) <= memory
     assert budget > 0.8 * (memory - plan.BASE_BYTES) / threads
     with pytest.raises(
         MemoryLimitError, match=r"memory = 300 MB for \d thread.*MB are needed .*64 x 64 x 64"
     ):
-        tile_budget(300_000_000, 8, block)
+        tile_budget(300_000_000, 8, block, 1)
 
 
 def test_what_is_named_as_needed_is_enough():
     with pytest.raises(MemoryLimitError) as error:
-        tile_budget(200_000_000, 4, (32, 64, 64))
+        tile_budget(200_000_000, 4, (32, 64, 64), 10)
     need = float(str(error.value).split("too little: ")[1].split(" MB")[0]) * 1e6 + 1e6
-    assert tile_budget(need, 4, (32, 64, 64)) >= plan.SMALLEST_TILE_BYTES
+    assert tile_budget(need, 4, (32, 64, 64), 10) >= plan.SMALLEST_TILE_BYTES
 
 
 def test_the_ingest_plan_counts_rows_and_bytes(four, tmp_path):

@@ -12,7 +12,7 @@ from musedeep.plan import blocks_of, tile_budget
 from musedeep.plan import threads_of as count_threads
 from musedeep.store import CubeStore, PartReader, join_runs
 
-__all__ = ["Clump", "Rejections", "list_transients", "measure_rejections"]
+__all__ = ["Clump", "Rejections", "list_transients", "measure_rejections", "write_maps"]
 
 _BIN_PLANES = 8
 # A spaxel belongs to a clump where so many rows of a bin are rejected as too bright; a row for every plane.
@@ -244,6 +244,38 @@ def _union(one, other):
         spaxels=max(one.spaxels, other.spaxels),
         **{name: float(mean(name)) for name in names},
     )
+
+
+def write_maps(rejections, grid, path):
+    """Write the maps of rejected rows as FITS: an extension for each exposure, named by its DATE-OBS.
+
+    Parameters
+    ----------
+    rejections : Rejections
+    grid : VoxelGrid
+    path : Path
+
+    Returns
+    -------
+    Path
+    """
+    from astropy.io import fits
+
+    hdus = [fits.PrimaryHDU()]
+    for date, counts in rejections.maps.items():
+        row, column = rejections.corners[date]
+        cards = grid.to_header()
+        cards["CRPIX1"], cards["CRPIX2"] = cards["CRPIX1"] - column, cards["CRPIX2"] - row
+        hdu = fits.CompImageHDU(counts, name=date)
+        for card in cards.cards:
+            if "3" not in card.keyword and card.keyword != "WCSAXES":
+                hdu.header[card.keyword] = (card.value, card.comment)
+        hdu.header["NROWS"] = (rejections.used[date], "rows of the exposure")
+        hdus.append(hdu)
+    partial_path = path.with_name(f".{path.name}")
+    fits.HDUList(hdus).writeto(partial_path, overwrite=True, checksum=True)
+    partial_path.replace(path)
+    return path
 
 
 def list_transients(rejections, evidence, trails):
