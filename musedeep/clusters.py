@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -340,7 +341,12 @@ def _jobs(preset, folder, note):
 def _private_folder(folder):
     """A folder that only this user may enter, for the time of a ``with`` block."""
     folder.mkdir(parents=True, exist_ok=True)
-    private = Path(tempfile.mkdtemp(prefix=".cluster-", dir=folder.absolute()))
+    mine = f".cluster-{socket.gethostname()}-"
+    for left in folder.glob(f"{mine}*"):
+        # of a run that was killed: nobody uses its certificate any more
+        if not Path("/proc", left.name.removeprefix(mine).partition("-")[0]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    private = Path(tempfile.mkdtemp(prefix=f"{mine}{os.getpid()}-", dir=folder.absolute()))
     try:
         yield private
     finally:

@@ -11,6 +11,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 SMALL = "--rows 6e3 --field 6 --folder {folder}"
 TINY = {
     "align": "{folder} '3 stars'",
+    "cluster": "--blocks 20 --exposures 3 --folder {folder}",
     "combine": f"--exposures 2 {SMALL}",
     "cutout": "--exposures 2 --field 6 --length 20 --size 3 --band 10 --folder {folder}",
     "depth": "--exposures 2",
@@ -22,7 +23,7 @@ TINY = {
     "selection": "{folder} --headers 60",
 }
 # run at a size where what it promises can be held to
-ELSEWHERE = {"mosaic275": "scale/test_mosaic.py"}
+ELSEWHERE = {"cluster_faults": "cluster/test_slurm.py", "mosaic275": "scale/test_mosaic.py"}
 NEED_ESOREX = {"align", "peer"}
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "harness")
 

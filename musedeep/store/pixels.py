@@ -117,7 +117,9 @@ class PixelStore:
 
     def staging(self, exposure):
         """Folder where parts of an exposure wait until all are there."""
-        return self.path.with_name(self.path.name + ".partial") / exposure
+        # beside the store itself, where the field has a link to it: a rename stays on one file system
+        place = self.path.resolve()
+        return place.with_name(place.name + ".partial") / exposure
 
     def write_part(self, exposure, part, rows, dq, slices, origin, offset, facts):
         """Write one part of an exposure; it appears in the staging folder whole or not at all.

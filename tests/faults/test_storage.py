@@ -211,6 +211,18 @@ def test_an_input_replaced_in_the_middle_is_taken_in_anew(four, tmp_path):
     assert_same_bits(stored_maps(again), stored_maps(fresh))
 
 
+def test_a_store_on_another_file_system(four, four_maps, disk, tmp_path):
+    """Scratch for the pixel store by a symbolic link, the rest elsewhere."""
+    field = make_field(files_of(four), tmp_path / "field", offsets=four.settings.combine.offsets)
+    scratch = disk("size=100m") / "pixels.zarr"
+    scratch.mkdir()
+    field.pixels_path.symlink_to(scratch)
+    ingest_exposures(field)
+    assert len(list(scratch.glob("2014*"))) == 4
+    combine_to_store(field)
+    assert_same_bits(stored_maps(field), four_maps)
+
+
 def test_permission_lost_in_the_middle(four, four_maps, disk, monkeypatch):
     """The file system becomes read-only between two blocks."""
     field = copy_of(four, disk("size=100m") / "field")
