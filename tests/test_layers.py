@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "matplotlib": {"accessor", "align", "demo", "picture", "qc"},
     "astropy.io.fits": {
         "align", "demo", "fitsstream", "grid", "images", "keywords", "offsets", "pixtable", "products",
-        "reduce",
+        "qc", "reduce",
         "select", "simulate", "validate",
     },
     "click": {"cli"},

@@ -30,7 +30,7 @@ def tables(tmp_path_factory):
 
 @pytest.fixture
 def field(tables, tmp_path):
-    return md.Field.from_exposures(tables, tmp_path / "f", memory="1GB")
+    return md.Field.from_exposures(tables, tmp_path / "f", memory="1GB", assess="off")
 
 
 def cube_of(field):
@@ -47,7 +47,7 @@ def assert_same_bits(one, other):
 @pytest.fixture(scope="module")
 def expected(tables, tmp_path_factory):
     """The cube of an undisturbed run."""
-    field = md.Field.from_exposures(tables, tmp_path_factory.mktemp("expected"), memory="1GB")
+    field = md.Field.from_exposures(tables, tmp_path_factory.mktemp("expected"), memory="1GB", assess="off")
     md.run(field, progress=False)
     return cube_of(field)
 

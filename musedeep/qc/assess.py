@@ -16,7 +16,7 @@ from musedeep.qc.flags import access_of, acquisition_pattern, flag_cards, qc_bit
 from musedeep.qc.history import history_text
 from musedeep.qc.noise import noise_table
 from musedeep.qc.reference import read_reference, reference_text
-from musedeep.qc.rejections import list_transients, measure_rejections
+from musedeep.qc.rejections import list_transients, measure_rejections, write_maps
 from musedeep.qc.survey import survey_exposures
 from musedeep.recipe import prepare
 from musedeep.store import CubeStore, Ledger
@@ -90,8 +90,8 @@ def assess_field(field, *, client=None, progress=None):
 
     Everything goes into the folder of quality figures: ``report.html``, ``assessment.json``, the log and a
     figure of the cube and of every exposure by ESO's names, ``growth.png``, ``noise.ecsv``,
-    ``transients.ecsv`` and ``thresholds.toml``. QCFLAG and the comments are written into the header of the
-    FITS cube, if it is there, with the names of log and figures.
+    ``transients.ecsv``, ``rejected.fits`` and ``thresholds.toml``. QCFLAG and the comments are written into
+    the header of the FITS cube, if it is there, with the names of log and figures.
 
     Parameters
     ----------
@@ -147,22 +147,30 @@ def is_assessed(field):
         stored = json.loads((field.qc_dir / "assessment.json").read_text())
     except (OSError, ValueError):
         return False
-    return stored.get("key") == _assessment_key(field) and (field.qc_dir / "report.html").exists()
+    there = stored.get("key") == _assessment_key(field) and (field.qc_dir / "report.html").exists()
+    return there and _is_told(field, stored["qcflag"])
+
+
+def _is_told(field, flag):
+    """Whether the FITS cube has the flags, or is not there; it loses them when it is written anew."""
+    from astropy.io import fits
+
+    from musedeep.products import cube_file
+
+    cube = cube_file(field)
+    return not cube.exists() or fits.getheader(cube).get("QCFLAG") == flag
 
 
 def _assessment_key(field):
     """Hash of all that the assessment depends on."""
     from musedeep import __version__
-    from musedeep.products import cube_file
 
-    cube = cube_file(field)
     facts = [
         _FORMAT,
         __version__,
         cube_key(field),
         vars(field.settings.qc),
         read_reference(field.settings.qc.thresholds),
-        [cube.name, cube.stat().st_size] if cube.exists() else None,
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
@@ -289,6 +297,7 @@ def _write(field, evidence, diagnosis, rejections, assessment):
     tables = [_write_table(noise_table(evidence), folder / "noise.ecsv")]
     if assessment.transients is not None:
         tables.append(_write_table(assessment.transients, folder / "transients.ecsv"))
+        tables.append(write_maps(rejections, evidence.grid, folder / "rejected.fits"))
     comments = [acquisition_pattern(evidence), *(f"{f.name}: {f.note}" for f in assessment.alarms)]
     cards = flag_cards(bits, comments)
     log = _write_text(

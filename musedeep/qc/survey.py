@@ -26,7 +26,7 @@ _FEWEST_BINS = 24
 _CLIP = 4.0
 _ROWS_AT_ONCE = 2_000_000
 _SLAB_BYTES = 48e6
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,6 @@ class Survey:
         Row and column of the grid that the first ones of the images are.
     white, white_variance : ndarray, shape (ny, nx), float32
         Mean over all wavelengths, fluxes scaled as in the deep cube; NaN without data.
-    bands, bands_variance : ndarray, shape (EXPOSURE_BANDS, ny, nx), float32
     saturated : ndarray, shape (ny, nx), int32
         Saturated rows of every spaxel.
     planes, slices, columns, lines : ndarray, float64
@@ -59,8 +58,6 @@ class Survey:
     corner: np.ndarray
     white: np.ndarray
     white_variance: np.ndarray
-    bands: np.ndarray
-    bands_variance: np.ndarray
     saturated: np.ndarray
     planes: np.ndarray
     slices: np.ndarray
@@ -265,8 +262,6 @@ class _Work:
             "corner": self.corner,
             "white": white[0],
             "white_variance": white[1],
-            "bands": np.array([band[0] for band in bands]),
-            "bands_variance": np.array([band[1] for band in bands]),
             "saturated": self.saturated,
             "planes": self.planes,
             "slices": self.slices,

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
+from astropy.wcs import WCS
 from matplotlib.image import imread
 
 from musedeep.errors import InputError
 from musedeep.products import cube_file
-from musedeep.qc import assess_field
+from musedeep.qc import assess_field, is_assessed
 from musedeep.qc.deep import Deep
+from musedeep.qc.stage import quality_state, run_quality
 
 
 def named(assessment, field):
@@ -74,6 +76,19 @@ def test_what_rejection_removed_is_listed(spoilt):
     assert min(shares.values()) > 0.0001  # cosmic rays are everywhere
 
 
+def test_maps_of_rejected_rows_lie_where_the_exposures_do(spoilt):
+    field, found = spoilt
+    with fits.open(field.qc_dir / "rejected.fits") as hdus:
+        assert [hdu.name for hdu in hdus[1:]] == field.exposures.dates
+        shares = {row["DATE_OBS"]: row["REJECTED"] for row in found.exposures}
+        for hdu in hdus[1:]:
+            assert hdu.data.sum() / hdu.header["NROWS"] == pytest.approx(shares[hdu.name])
+            exposure = field.exposures[hdu.name]
+            x, y = WCS(hdu.header).world_to_pixel_values(exposure.ra_deg, exposure.dec_deg)
+            # headers are off by some tenths of an arcsecond
+            assert np.hypot(x - hdu.shape[1] / 2, y - hdu.shape[0] / 2) < 8
+
+
 def test_files_are_complete_and_small(spoilt):
     field, found = spoilt
     assert all(path.exists() for path in found.files)
@@ -111,6 +126,24 @@ def test_the_header_of_the_cube_tells(spoilt):
         names = [header[key] for key in header if re.fullmatch(r"ASSON\d+", key)]
     assert any(name.endswith("_dpc.log") for name in names)
     assert sum(name.endswith("_pst.png") for name in names) == len(field.exposures)
+
+
+def test_the_stage_skips_what_is_done(spoilt, tmp_path):
+    field, found = spoilt
+    assert is_assessed(field)
+    assert run_quality(field) == {"state": "kept"}
+    assert run_quality(field.changed(assess="off")) == {"state": "off"}
+    assert not is_assessed(field.changed(assess="quick"))
+    assert quality_state(field)["done"] == 1
+    cube = cube_file(field)
+    kept = cube.read_bytes()
+    try:
+        with fits.open(cube, mode="update") as hdus:
+            hdus[0].header["QCFLAG"] = ""
+        assert not is_assessed(field)
+    finally:
+        cube.write_bytes(kept)
+    assert is_assessed(field)
 
 
 def test_the_log_has_its_four_sections(spoilt):
