@@ -6,7 +6,7 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from musedeep.errors import InputError, UsageError
+from musedeep.errors import InputError, UsageError, WorkError
 from musedeep.exposures import Source
 from musedeep.field import Field, open_field
 from musedeep.settings import Settings
@@ -30,6 +30,11 @@ def record_version(field, recipe):
     -------
     int
         Number of the version, from 1.
+
+    Raises
+    ------
+    WorkError
+        The disk is full or the folder cannot be written.
     """
     versions = _read(field)
     key = recipe.block_key(tuple((0, n) for n in recipe.grid.shape))
@@ -52,13 +57,18 @@ def record_version(field, recipe):
         "settings": {name: settings[name] for name in _SECTIONS if name in settings},
         "exposures": exposures,
     }
-    folder = _folder(field)
-    folder.mkdir(exist_ok=True)
-    table = _offsets_and_weights(exposures)
-    _write(folder / f"{number:04d}.ecsv", lambda path: table.write(path, format="ascii.ecsv"))
-    # the JSON last: with it, the version is there
+    folder, table = _folder(field), _offsets_and_weights(exposures)
     text = json.dumps(facts, indent=1) + "\n"
-    _write(folder / f"{number:04d}.json", lambda path: path.write_text(text))
+    try:
+        folder.mkdir(exist_ok=True)
+        _write(folder / f"{number:04d}.ecsv", lambda path: table.write(path, format="ascii.ecsv"))
+        # the JSON last: with it, the version is there
+        _write(folder / f"{number:04d}.json", lambda path: path.write_text(text))
+    except OSError as error:
+        raise WorkError(
+            f"{folder}: what went into the cube cannot be kept ({error.strerror or error}); make room, or "
+            "allow writing there, and run again (the blocks that are done stay)"
+        ) from error
     return number
 
 

@@ -11,7 +11,7 @@ from fields import arrays_of, assert_same_bits, files_of, make_field, stored_map
 import musedeep as md
 from musedeep import plan
 from musedeep.combine import combine_exposures, combine_to_store
-from musedeep.errors import InputError, UsageError
+from musedeep.errors import InputError, UsageError, WorkError
 from musedeep.grid import VoxelGrid
 from musedeep.ingest import ingest_exposures
 from musedeep.simulate import simulate_exposures
@@ -118,6 +118,13 @@ def test_the_grid_of_a_version_is_exact(growing):
     path.write_text("{}")
     with pytest.raises(InputError, match="holds no grid of a cube"):
         VoxelGrid.from_file(path)
+
+
+def test_a_version_that_cannot_be_kept_is_told(growing):
+    shutil.rmtree(growing.folder / "history")
+    (growing.folder / "history").write_text("in the way")
+    with pytest.raises(WorkError, match=r"history: what went into the cube cannot be kept .* run again"):
+        combine_to_store(growing)
 
 
 def test_files_of_a_version_are_kept(growing):
