@@ -1,6 +1,6 @@
 """Do the diagnostics find what is planted, and nothing where nothing is?
 
-Usage: python benchmarks/diagnostics.py FOLDER [--seeds 20] [--first 1] [--case NAME ...]
+Usage: python benchmarks/diagnostics.py FOLDER [--seeds 20] [--first 1] [--case NAME ...] [--output NAME]
 
 Every case simulates a small field twice for every seed, with faults and without, combines both and runs all
 diagnostics. The table has a line for each diagnostic: in how many seeds the planted fault was found and named
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from harness import machine
+from harness import Report
 
 import musedeep as md
 from musedeep.qc.assess import gather
@@ -179,29 +179,29 @@ def run(folder, cases, seeds):
     return [entry for entry in done if entry["case"] in cases and entry["seed"] in seeds]
 
 
-def table(entries, cases):
-    """Lines of the table, and whether everything is as it should be."""
-    lines = ["| diagnostic | case | found | named rightly | clean fields with alarm | planted | clean |"]
-    lines += ["|---|---|---|---|---|---|---|"]
-    good = True
+def judge(entries, cases, report):
+    """A row for each diagnostic: planted, found, rightly named, and alarms of all clean fields."""
+    everywhere = [entry["findings"] for entry in entries if not entry["planted"]]
     for case in cases:
-        mine = [entry for entry in entries if entry["case"] == case]
         for name, expected in CASES[case].expected.items():
-            planted = [entry["findings"][name] for entry in mine if entry["planted"]]
-            found = sum(entry["alarm"] for entry in planted)
-            right = sum(
-                entry["alarm"] and (expected is None or set(entry["exposures"]) == expected)
-                for entry in planted
+            planted = [e["findings"][name] for e in entries if e["planted"] and e["case"] == case]
+            right = [f["alarm"] and expected in (None, set(f["exposures"])) for f in planted]
+            clean = [findings[name] for findings in everywhere]
+            report.add(
+                diagnostic=name,
+                case=case,
+                planted=len(planted),
+                found=sum(f["alarm"] for f in planted),
+                named_rightly=sum(right),
+                clean_fields=int(sum(np.isfinite(f["value"]) for f in clean)),
+                false_alarms=sum(f["alarm"] for f in clean),
+                values_planted=_range(planted),
+                values_clean=_range(clean),
             )
-            everywhere = [entry["findings"][name] for entry in entries if not entry["planted"]]
-            alarms = sum(entry["alarm"] for entry in everywhere)
-            measured = sum(np.isfinite(entry["value"]) for entry in everywhere)
-            good &= right >= 0.95 * len(planted) and alarms == 0
-            lines.append(
-                f"| {name} | {case} | {found} of {len(planted)} | {right} | {alarms} of {measured} | "
-                f"{_range(planted)} | {_range(everywhere)} |"
-            )
-    return lines, good
+            if sum(right) < 0.95 * len(right):
+                report.fail(f"{name} is found and named rightly in {sum(right)} of {len(right)} fields.")
+            if any(f["alarm"] for f in clean):
+                report.fail(f"{name} gives an alarm in clean fields.")
 
 
 def _range(findings):
@@ -215,25 +215,24 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first", type=int, default=1)
+    parser.add_argument("--output", type=Path)
     parser.add_argument("--case", nargs="*", choices=CASES, default=list(CASES))
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
+    report = Report("Diagnostics")
     began = time.process_time()
     seeds = range(options.first, options.first + options.seeds)
     entries = run(options.folder, options.case, seeds)
-    lines, good = table(entries, options.case)
-    print("\n".join(lines))
+    judge(entries, options.case, report)
     others = {}
     for entry in entries:
         for name, found in entry["findings"].items():
-            expected = CASES[entry["case"]].expected if entry["planted"] else {}
-            if found["alarm"] and name not in expected:
-                word = "planted" if entry["planted"] else "clean"
-                others.setdefault((word, entry["case"], name), []).append(entry["seed"])
-    for (word, case, name), where in sorted(others.items()):
-        print(f"other alarm, {word} {case}: {name} in {len(where)} fields")
-    print(f"\n{len(seeds)} seeds, {time.process_time() - began:.0f} s of CPU time; {machine()}")
-    sys.exit(not good)
+            if found["alarm"] and entry["planted"] and name not in CASES[entry["case"]].expected:
+                others.setdefault((entry["case"], name), []).append(entry["seed"])
+    for (case, name), where in sorted(others.items()):
+        report.note(f"The faults of {case} also show as {name} in {len(where)} fields.")
+    report.note(f"{len(seeds)} seeds, {time.process_time() - began:.0f} s of CPU time.")
+    sys.exit(not report.write(options.output))
 
 
 if __name__ == "__main__":
