@@ -79,7 +79,9 @@ def simulate_demo(folder, *, progress=None, **changes):
     settings["flux_scale_error"] = tuple(errors)
     paths = simulate_exposures(folder / "exposures", progress=progress, **settings)
     catalogue = _write_catalogue(folder / "exposures" / "stars.ecsv")
-    return Field.from_exposures(paths, folder, name=_NAME, overwrite=True, reference=str(catalogue))
+    # the demonstration has figures of its own, and shall be over soon
+    settings = {"reference": str(catalogue), "assess": "off"}
+    return Field.from_exposures(paths, folder, name=_NAME, overwrite=True, **settings)
 
 
 def _write_catalogue(path):
