@@ -232,7 +232,9 @@ class QualitySettings(_Section):
     """How the quality of a field is assessed."""
 
     thresholds: str = _setting(
-        "", FilePath(), "thresholds of the diagnostics: a changed copy of qc/thresholds.toml (empty: those of musedeep)"
+        "",
+        FilePath(),
+        "thresholds of the diagnostics: a changed copy of qc/thresholds.toml (empty: those of musedeep)",
     )
     assess: str = _setting(
         "quick",

@@ -22,7 +22,8 @@ LEVELS = [
     {
         "accessor", "arena", "block", "correlation", "depth", "exposures", "field", "fitsstream", "grid",
         "images", "keywords", "layout", "lineage", "lock", "masks", "names", "offsets", "picture", "pixtable",
-        "reads", "recipe", "resolution", "shards", "simulate", "sky", "store", "versions", "weights", "witness",
+        "reads", "recipe", "resolution", "shards", "simulate", "sky", "store", "versions", "weights",
+        "witness",
     },
     {"certificates", "clusters", "execute", "plan", "ranks", "submissions"},
     {"align", "combine", "ingest", "products", "reduce", "select", "validate"},
