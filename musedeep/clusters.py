@@ -1,5 +1,6 @@
 """Where tasks run: threads, worker processes, jobs of a batch system, or a dask scheduler that runs."""
 
+import gc
 import logging
 import os
 import re
@@ -289,13 +290,19 @@ def _remote(where, name):
 
     if "scheduler_file" in where and not Path(where["scheduler_file"]).exists():
         raise UsageError(f"there is no scheduler file {where['scheduler_file']}; is the scheduler running?")
+    failure = None
     try:
         client = Client(**where, timeout=_PATIENCE)
     except (OSError, ValueError, TypeError) as error:
+        failure = error.with_traceback(None)
+    if failure is not None:
+        # A client that never connected is taken down here: should the collector find it while the next one is
+        # being made, both would wait for one lock for ever.
+        gc.collect()
         raise UsageError(
-            f"no dask scheduler answers at {name} ({error}); is it running, is the address right, and has "
+            f"no dask scheduler answers at {name} ({failure}); is it running, is the address right, and has "
             "this process its certificate?"
-        ) from error
+        ) from failure
     with client:
         if not client.scheduler.address.startswith("tls://"):
             _log.warning(

@@ -9,6 +9,7 @@ from musedeep.grid import VoxelGrid, air_to_vacuum
 from musedeep.sky import box_center, eso_projection, middle_of, project, sky_frame, smallest_box_angle, turned
 
 __all__ = [
+    "WIDEST_FIELD_DEG",
     "LINEAR_STEP_ANGSTROM",
     "LOG_STEP_ANGSTROM",
     "check_common_field",
@@ -19,7 +20,7 @@ __all__ = [
 
 LINEAR_STEP_ANGSTROM = 1.25
 LOG_STEP_ANGSTROM = 1.25 / 1.6
-_WIDEST_FIELD_DEG = 2.0
+WIDEST_FIELD_DEG = 2.0
 # Exposures further apart than this have no field in common; the gaps within a mosaic are smaller.
 _WIDEST_GAP_ARCSEC = 120.0
 # A mosaic of a hundred fields has 2e11 voxels, the finest sampling of the longest strip 5e4 along a side.
@@ -82,10 +83,10 @@ def grid_from_footprints(
     ra, dec = middle_of(points) if center is None else center
     plane = project(points, sky_frame(ra, dec))
     extent = np.ptp(plane, axis=0).max()
-    if extent > _WIDEST_FIELD_DEG:
+    if extent > WIDEST_FIELD_DEG:
         raise InputError(
             f"Grid: the exposures spread over {extent:.2f} degrees and have no common field; at most "
-            f"{_WIDEST_FIELD_DEG:g} degrees make one cube. Combine them apart, or correct the pointing of "
+            f"{WIDEST_FIELD_DEG:g} degrees make one cube. Combine them apart, or correct the pointing of "
             "those that lie far off."
         )
     angle = _rotation_angle(rotation, plane)

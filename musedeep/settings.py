@@ -122,7 +122,7 @@ class CombineSettings(_Section):
     coherence: float = _setting(2.0, Number(low=0), "guarded: coherence guard of sharper exposures (0: off)")
     sample: str = _setting("auto", Choice("auto", "own", "27"), "guarded: voxels that a row is judged by")
     trails: float = _setting(
-        1.5,
+        0.0,
         Number(low=0),
         "guarded: sigma that an exposure is off along a trail (0: keep its wings)",
     )

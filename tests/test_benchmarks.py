@@ -10,6 +10,7 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SMALL = "--rows 6e3 --field 6 --folder {folder}"
 TINY = {
+    "addition": "--exposures 3 --rows 6e3 --folder {folder}",
     "align": "{folder} '3 stars'",
     "cluster": "--blocks 20 --exposures 3 --folder {folder}",
     "combine": f"--exposures 2 {SMALL}",

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from musedeep import MemoryLimitError, UsageError
-from musedeep.clusters import _job_cluster, check_workers, connect, planned_threads
+from musedeep.clusters import _dask_jobqueue, _job_cluster, check_workers, connect, planned_threads
 from musedeep.execute import run_tasks
 from musedeep.presets import read_preset
 from musedeep.submissions import Submissions
@@ -155,7 +155,7 @@ def test_scripts_of_jobs(kind, tmp_path, monkeypatch):
     """Every worker is asked for as the preset says, with its certificate, and with one thread a library."""
     monkeypatch.setenv("DASK_CONFIG", str(tmp_path / "dask"))
     monkeypatch.setenv("LSF_UNIT_FOR_LIMITS", "MB")
-    monkeypatch.setattr("dask_jobqueue.lsf.lsf_detect_units", lambda: "mb")
+    monkeypatch.setattr(_dask_jobqueue().lsf, "lsf_detect_units", lambda: "mb")
     text = (ROOT / "cluster" / f"{kind}.yaml").read_text()
     (tmp_path / "preset.yaml").write_text(text.replace("# queue: ", "queue: fast #"))
     (tmp_path / "secrets").mkdir()

@@ -129,8 +129,8 @@ def test_weights_follow_the_first_of_the_selected_exposures(four):
 def test_rows_reach_as_far_as_needed(four, changes, reach):
     method = prepare(four.changed(**changes)).method
     assert method.reach == reach
-    assert method.halo == (reach + 3, reach + 4)
-    assert prepare(four.changed(trails=0, **changes)).method.halo == (reach + 2, reach + 3)
+    assert method.halo == (reach + 2, reach + 3)
+    assert prepare(four.changed(trails=1.5, **changes)).method.halo == (reach + 3, reach + 4)
     assert prepare(four.changed(reject="eso", **changes)).method.halo == (reach + 1, reach + 1)
     assert prepare(four.changed(reject="none", **changes)).method.halo == (reach, reach)
 

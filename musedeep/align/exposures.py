@@ -20,8 +20,10 @@ from musedeep.align.table import is_off_scale, offset_table, qc_cards
 from musedeep.errors import InputError
 from musedeep.execute import run_tasks
 from musedeep.images import WHITE, read_filters
+from musedeep.layout import WIDEST_FIELD_DEG
 from musedeep.offsets import Offset, OffsetTable
 from musedeep.settings import AlignSettings
+from musedeep.sky import sky_frame
 
 __all__ = ["Alignment", "NothingInCommonError", "Result", "align_exposures"]
 
@@ -158,6 +160,7 @@ def align_exposures(exposures, *, client=None, progress=None, **changes):
     read, items = _readers(exposures, settings)
     workers = images_at_once(own.run, len(items), client) if own is not None else None
     images, sources = _images_and_sources(read, items, settings, client, workers, progress)
+    _check_spread(images)
     preset, reason = _preset(settings, sources)
     detected = not settings.override_detection
     if preset == "crowded" and settings.srcmax < _CROWDED_MOST and detected:
@@ -239,6 +242,20 @@ def _check_images(images):
         raise InputError(f"align: the images are of different filters: {found}; make them with one filter")
     if not any(np.isfinite(image.flux).any() for image in images):
         raise InputError(f"align: none of the {len(dates)} images holds any data; make them anew")
+
+
+def _check_spread(images):
+    """Refuse exposures that no image can hold together."""
+    first = sky_frame(images[0].ra_deg, images[0].dec_deg)[:, 2]
+    for image in images:
+        ahead = float(sky_frame(image.ra_deg, image.dec_deg)[:, 2] @ first)
+        apart = math.degrees(math.acos(min(ahead, 1.0)))
+        if apart > WIDEST_FIELD_DEG:
+            raise InputError(
+                f"{image.name} lies {apart:.2f} degrees from {images[0].name}: they have no common field; "
+                f"at most {WIDEST_FIELD_DEG:g} degrees make one cube. Combine them apart, or correct its "
+                "pointing."
+            )
 
 
 def _preset(settings, sources):

@@ -461,7 +461,7 @@ class _Fit:
         widths = part.widths(px[chosen], py[chosen], data[chosen], weight[chosen])
         order = np.argsort(widths)
         share = np.cumsum(np.minimum(signal[chosen], 100)[order])
-        if share[-1] > 0:
+        if share.size and share[-1] > 0:
             self.fwhm = float(np.clip(np.interp(_SHARPER * share[-1], share, widths[order]), 1.5, 15))
 
     def widths(self, px, py, data, weight):

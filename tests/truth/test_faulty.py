@@ -80,7 +80,7 @@ def test_a_trail_goes_with_its_wings(tmp_path):
     rows, sky = stack.rows, stack.at_rows(stack.sky)
     wing = sky & (rows.trail > 2) & (rows.trail < 4)
     assert wing.sum() > 300
-    with_wings, without = stack.rejected(), stack.rejected(trails=0)
+    with_wings, without = stack.rejected(trails=1.5), stack.rejected()
     assert with_wings[wing].mean() > 0.95 > 0.3 > without[wing].mean()
     left = [(rows.trail * ~taken)[sky].sum() for taken in (with_wings, without)]
     assert left[0] < 0.15 * left[1]
