@@ -38,8 +38,9 @@ def run_peer(files, folder):
 
 
 def run_ours(files, folder, reject, memory):
-    """Run all stages of musedeep with one thread; `harness.Measured`."""
-    options = ["--reject", reject, "--workers", "1", "--memory", memory, "--quiet"]
+    """Run all stages of musedeep that the peer has too, with one thread; `harness.Measured`."""
+    # the peer does not assess the quality of what it made
+    options = ["--reject", reject, "--workers", "1", "--memory", memory, "--assess", "off", "--quiet"]
     offsets = ["--offsets", files[0].parent / "OFFSET_LIST.fits"]
     return musedeep("run", *files, "-o", folder, *options, *offsets)
 
