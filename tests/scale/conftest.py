@@ -14,7 +14,7 @@ from harness import measure, musedeep, repeated, simulated  # noqa: E402
 
 @pytest.fixture(scope="session")
 def run_stage():
-    """A function that runs a stage with one worker and tells memory in bytes: predicted, worker, process."""
+    """A function that runs a stage with one worker and tells memory in bytes: predicted, worker."""
 
     def run(stage, field, memory, *words, **environment):
         words = ("--memory", memory, "--workers", "1", "--quiet", "--json", *words)
@@ -25,7 +25,6 @@ def run_stage():
                 stage=facts["stage"],
                 predicted=facts["predicted_bytes"],
                 worker=facts["measured_bytes"],
-                process=done.peak_bytes,
                 facts=facts["facts"],
             )
             for facts in stages
