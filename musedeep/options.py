@@ -2,7 +2,7 @@
 
 from musedeep.kinds import Number, Numbers, Switch, Text
 
-__all__ = ["SIMULATION"]
+__all__ = ["RAW_SIMULATION", "SIMULATION"]
 
 SIMULATION = {
     "exposures": (Number(low=1, integer=True), "number of exposures"),
@@ -27,3 +27,13 @@ SIMULATION = {
     "split_ifus": (Switch(), "one file for each IFU"),
     "shuffle_rows": (Switch(), "rows in random order"),
 }
+
+RAW_SIMULATION = {
+    "sky_exposures": (Number(low=0, integer=True), "number of SKY frames beside the exposures  [1]"),
+    "ifus": (Numbers(1, 24, low=1, most=24, integer=True), "IFUs that the frames hold  [12,13]"),
+    "binning": (Numbers(2, 2, low=1, integer=True), "detector pixels read as one: x,y  [4,2]"),
+    "slice_columns": (Number(low=4, high=76), "detector columns of a slice  [12]"),
+    "blue": (Number(above=0), "wavelength of the first line, Angstrom  [5200]"),
+    "wavelength_error": (Number(), "Angstrom by which wavelengths are off"),
+}
+"""Those that only raw frames have."""

@@ -4,7 +4,8 @@ import click
 
 from musedeep.cli.command import JSON, QUIET, SettingOption, cli, subcommand
 from musedeep.cli.output import print_json, print_report, shown, table_lines
-from musedeep.options import SIMULATION
+from musedeep.errors import UsageError
+from musedeep.options import RAW_SIMULATION, SIMULATION
 
 __all__ = []
 
@@ -34,26 +35,47 @@ def _demo(folder, quiet, as_json):
 
 @subcommand("simulate")
 @click.argument("folder", type=click.Path())
+@click.option("--raw", is_flag=True, help="raw frames and master calibrations instead of pixel tables")
 @QUIET
-def _simulate(folder, quiet, **values):
+def _simulate(folder, raw, quiet, **values):
     """Write simulated exposures with known truth.
 
-    They have the format of reduced pixel tables; the truth is in truth.json.
+    They have the format of reduced pixel tables, or with --raw that of raw frames with the master
+    calibrations they need; the truth is in truth.json.
     """
     from musedeep.progress import Progress
-    from musedeep.simulate import simulate_exposures
 
     options = {option.name: option for option in cli.commands["simulate"].params}
     changes = {}
     for name, value in values.items():
         if value is not None:
+            if name in RAW_SIMULATION and not raw:
+                raise UsageError(f"--{name.replace('_', '-')} is for raw frames; give --raw too")
             value = options[name].kind.check(name, options[name].read(value))
             changes[name] = value[0] if isinstance(value, tuple) and len(value) == 1 else value
+    if raw and isinstance(changes.get("ifus"), int):
+        changes["ifus"] = (changes["ifus"],)
     progress = Progress("simulate", "exposures")
-    paths = simulate_exposures(folder, progress=None if quiet else progress.reach, **changes)
+    paths = _simulator(raw)(folder, progress=None if quiet else progress.reach, **changes)
     progress.close()
     click.echo(f"{len(paths)} files in {folder}")
-    click.echo(f"Next: musedeep run {folder}/PIXTABLE_REDUCED_*.fits -o {folder}/field")
+    if raw:
+        click.echo(f"Master calibrations for them are in {folder}/calib")
+    else:
+        click.echo(f"Next: musedeep run {folder}/PIXTABLE_REDUCED_*.fits -o {folder}/field")
 
 
-cli.commands["simulate"].params += [SettingOption(name, *facts) for name, facts in SIMULATION.items()]
+def _simulator(raw):
+    if raw:
+        from musedeep.simulate.raw import simulate_raw_exposures
+
+        return simulate_raw_exposures
+    from musedeep.simulate import simulate_exposures
+
+    return simulate_exposures
+
+
+cli.commands["simulate"].params += [
+    *(SettingOption(name, *facts) for name, facts in SIMULATION.items()),
+    *(SettingOption(name, *facts, section="Raw frames") for name, facts in RAW_SIMULATION.items()),
+]

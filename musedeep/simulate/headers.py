@@ -8,7 +8,7 @@ from astropy.time import Time
 from musedeep.muse import FLUX_UNIT, IFU_COUNT, PIXTABLE_PREFIX, mode_facts, xoffset_keyword
 from musedeep.simulate.spectrograph import slitlets
 
-__all__ = ["exposure_header", "fov_header", "set_limits"]
+__all__ = ["common_cards", "exposure_header", "fov_header", "set_limits"]
 
 
 def exposure_header(exposure, cd, ifus):
@@ -24,7 +24,7 @@ def exposure_header(exposure, cd, ifus):
     -------
     fits.Header
     """
-    cards = _common_cards(exposure)
+    cards = common_cards(exposure)
     cards |= {"WCSAXES": 2, "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CUNIT1": "deg", "CUNIT2": "deg"}
     cards |= {"CRPIX1": 0.0, "CRPIX2": 0.0}
     cards |= {f"CD{i}_{j}": float(cd[i - 1, j - 1]) for i in (1, 2) for j in (1, 2)}
@@ -74,7 +74,7 @@ def set_limits(header, ranges):
 
 def fov_header(exposure):
     """Primary header of the white-light image of an exposure."""
-    cards = _common_cards(exposure)
+    cards = common_cards(exposure)
     cards |= {
         "OBJECT": f"{exposure.object_name} (white)",
         "ESO PRO CATG": "IMAGE_FOV",
@@ -104,7 +104,8 @@ def _limit_cards(ranges):
     }
 
 
-def _common_cards(exposure):
+def common_cards(exposure):
+    """Cards that all files of an exposure (ExposurePlan) share: dict of keyword to value."""
     cards = {
         "SIMPLE": True,
         "BITPIX": 8,
