@@ -31,9 +31,10 @@ from musedeep import (
     simulate_exposures,
 )
 from musedeep.align.check import check_offsets
+from musedeep.align.fit import moffat
 from musedeep.align.images import exposure_image, read_image, write_image
 from musedeep.align.joint import moved
-from musedeep.align.sources import find_sources, moffat
+from musedeep.align.sources import find_sources
 from musedeep.settings import AlignSettings
 from musedeep.simulate import Source
 

@@ -6,9 +6,6 @@ import logging
 from dataclasses import asdict
 from pathlib import Path
 
-from musedeep.align.drawing import draw_alignment
-from musedeep.align.exposures import NothingInCommonError, align_exposures
-from musedeep.align.products import source_table, write_exposure_map, write_preview
 from musedeep.offsets import DATE_OBS_LENGTH, OffsetTable
 
 __all__ = ["TO_BE_MEASURED", "alignment_state", "measure_offsets", "write_alignment"]
@@ -16,7 +13,7 @@ __all__ = ["TO_BE_MEASURED", "alignment_state", "measure_offsets", "write_alignm
 # States in which a run measures.
 TO_BE_MEASURED = ("missing", "outdated")
 # Another number here has every field aligned anew.
-_METHOD = 1
+_METHOD = 2
 _KEY = "MUSEDEEP ALIGN KEY"
 _log = logging.getLogger(__name__)
 
@@ -103,6 +100,8 @@ def measure_offsets(field, client=None, progress=None):
     before = alignment_state(field)
     if before["state"] not in TO_BE_MEASURED:
         return before | {"files": []}
+    from musedeep.align.exposures import NothingInCommonError, align_exposures
+
     try:
         found = align_exposures(field, client=client, progress=progress)
     except NothingInCommonError as error:
@@ -151,6 +150,9 @@ def write_alignment(found, path, beside, *, key_of=None):
     -------
     list of Path
     """
+    from musedeep.align.drawing import draw_alignment
+    from musedeep.align.products import source_table, write_exposure_map, write_preview
+
     beside.mkdir(parents=True, exist_ok=True)
     cards = {_KEY: _key_of(key_of)} if key_of is not None else {}
     paths = [found.write(path, **cards), draw_alignment(found, beside / f"{path.stem}.png")]

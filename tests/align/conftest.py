@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from musedeep.align.fit import moffat
 from musedeep.align.images import WhiteImage, write_image
-from musedeep.align.sources import moffat
 from musedeep.sky import sky_frame
 
 STEP = 0.2

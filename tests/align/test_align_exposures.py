@@ -42,6 +42,20 @@ def test_many_stars(sky, tmp_path):
     assert 0.4 < rms(ratio) < 2
 
 
+def test_cosmic_rays_move_nothing_and_brighten_nothing(sky, tmp_path):
+    # a wide aperture, as bad seeing asks for, catches more of them
+    field = sky(stars=20, flux=(1e4, 1e5))
+    for fwhm in (0.6, 0.6, 0.9, 1.2, 1.2, 1.2):
+        flux = field.add(field.rng.normal(0, 0.5, 2), fwhm=fwhm).images[-1].flux
+        rows, columns = field.rng.integers(0, field.size - 1, (2, 200))
+        strength = field.rng.exponential(200, 200)
+        for row, column, share in ((0, 0, 0.4), (0, 1, 0.3), (1, 0, 0.2), (1, 1, 0.1)):
+            np.add.at(flux, (rows + row, columns + column), share * strength)
+    found = align_exposures(field.write(tmp_path))
+    assert rms(field.shift_errors(found.result.offsets)) < 1.5 * MAS
+    assert np.abs(field.scale_errors(found.result.offsets)).max() < 0.01
+
+
 @pytest.mark.parametrize("stars", [3, 5])
 def test_few_stars(sky, tmp_path, stars):
     field = dithered(sky(stars=stars, flux=(1e4, 1e5), spread=9.0, seed=stars), 5)

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from musedeep.align.sources import background_of, find_sources, moffat
+from musedeep.align.fit import moffat
+from musedeep.align.sources import background_of, find_sources
 from musedeep.settings import AlignSettings
 
 

@@ -1,0 +1,256 @@
+"""Fit of all sources of an image together: places, fluxes, local backgrounds and a common PSF."""
+
+import math
+
+import numpy as np
+
+__all__ = ["SourceFit", "moffat"]
+
+_BETA = 2.8
+_SIGMA_PER_MAD = 1.4826
+_ROUNDS = 4
+# What the seeing is measured on, at most, and of those the sharper part: galaxies are wider than stars.
+_PSF_SOURCES = 15
+_SHARPER = 0.3
+# Radii, in units of the FWHM, of the aperture for fluxes and of the ring around it.
+_APERTURE = 2.5
+_ANNULUS = 4.0
+# Pixels that stand this many standard deviations above the model and their neighbours are cosmic rays.
+_STRUCK = 5.0
+# Where the sources stand this many standard deviations above the noise, the misfit of the profile shows.
+_BRIGHT = 20.0
+# Share of a neighbour's light that may be left where its model was taken off.
+_UNCLEAN = 0.03
+
+
+def moffat(radius2, fwhm, beta=_BETA):
+    """Moffat profile of unit flux.
+
+    Parameters
+    ----------
+    radius2 : ndarray
+        Squared distance from the middle.
+    fwhm : float or ndarray
+        Full width at half maximum, in the same unit.
+    beta : float, optional
+
+    Returns
+    -------
+    ndarray of the broadcast shape
+    """
+    core2 = (np.asarray(fwhm) / 2) ** 2 / (2 ** (1 / beta) - 1)
+    return (beta - 1) / (np.pi * core2) * (1 + radius2 / core2) ** -beta
+
+
+class SourceFit:
+    """All sources of an image fitted together: position, flux, local background; a common PSF.
+
+    Each round takes the models of all others off, so that neighbours do not pull on each other.
+    """
+
+    def __init__(self, data, variance, x, y, fwhm):
+        self.data, self.variance = data, variance
+        self.x, self.y = x.copy(), y.copy()
+        self.start = x.copy(), y.copy()
+        self.fwhm = float(fwhm)
+        self.flux = np.zeros(len(x))
+        self.position_error = self.flux_error = np.full(len(x), np.inf)
+        self.gain = 0.0
+
+    def run(self):
+        """Measure the seeing, then fit."""
+        self._fit_once(steps=3)
+        for _ in range(2):
+            self._measure_seeing()
+            self._fit_once(steps=2)
+        for _ in range(_ROUNDS // 2):
+            self._strike_cosmic_rays()
+            self._fit_once(steps=2)
+            self._fit_once(steps=2)
+
+    def _strike_cosmic_rays(self):
+        """Leave out pixels that stand out of their neighbours, once the sources are off, as no source can."""
+        from scipy.ndimage import median_filter
+
+        scene = self._scene()
+        rest = self.data - scene
+        # a median of nine pixels holds more than half of any peak of the PSF, and less of a cosmic ray
+        around = median_filter(rest, 3)
+        sharp = np.where(around < 0.5 * rest, rest - around, 0.0)
+        light = np.maximum(scene, 0)
+        noise = np.sqrt(self.variance + self.gain * light)
+        bright = np.isfinite(noise) & (light > _BRIGHT * noise)
+        # the profile is not quite the PSF: what is left of bright sources is no cosmic ray
+        misfit = (
+            _SIGMA_PER_MAD * np.median(np.abs(rest - around)[bright] / light[bright]) if bright.any() else 0.0
+        )
+        self.variance = np.where(sharp > _STRUCK * np.hypot(noise, misfit * light), np.inf, self.variance)
+
+    def usable(self):
+        """Which sources were fitted well, stayed where they were found, and have a flux."""
+        moved = np.hypot(self.x - self.start[0], self.y - self.start[1])
+        good = np.isfinite(self.position_error) & (self.flux > 3 * self.flux_error)
+        return good & (moved < max(1.5, 0.6 * self.fwhm)) & (self.position_error < 0.5 * self.fwhm)
+
+    def aperture_fluxes(self):
+        """Flux within a wide aperture, completed by the profile; and its standard error.
+
+        The fitted flux follows the core, and takes the wings from a profile that suits one seeing better than
+        another; here the profile answers for a few percent of the flux only. The error holds a share of the
+        light of neighbours that was taken off, and what the aperture has more, or less, of than is usual in
+        the image: the light of what was not found.
+        """
+        radius, outer = _APERTURE * self.fwhm, _ANNULUS * self.fwhm
+        half = math.ceil(outer)
+        scene = self._scene()
+        rest = self.data - scene
+        ny, nx = rest.shape
+        core2 = (self.fwhm / 2) ** 2 / (2 ** (1 / _BETA) - 1)
+        enclosed = 1 - (1 + radius**2 / core2) ** (1 - _BETA)
+        flux, error, others = (np.empty_like(self.flux) for _ in range(3))
+        for n, (x, y) in enumerate(zip(self.x, self.y, strict=True)):
+            rows = np.arange(max(round(y) - half, 0), min(round(y) + half + 1, ny))
+            columns = np.arange(max(round(x) - half, 0), min(round(x) + half + 1, nx))
+            away = np.hypot(columns - x, (rows - y)[:, None])
+            part = rest[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            variance = self.variance[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            good = np.isfinite(variance)
+            ring, inside = good & (away > radius) & (away < outer), good & (away <= radius)
+            level = np.median(part[ring]) if ring.any() else 0.0
+            flux[n] = self.flux[n] + (part[inside].sum() - inside.sum() * level) / enclosed
+            noise = variance[inside].sum() * (1 + inside.sum() / max(ring.sum(), 1))
+            error[n] = math.hypot(math.sqrt(noise) / enclosed, self.flux_error[n])
+            modelled = scene[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1][away <= radius].sum()
+            others[n] = max(modelled - self.flux[n] * enclosed, 0)
+        excess = self._excess(flux / np.maximum(self.flux, 1e-30)) * np.abs(self.flux)
+        return flux, np.sqrt(error**2 + (_UNCLEAN * others) ** 2 + excess**2)
+
+    def _excess(self, ratio):
+        """By how much a ratio of aperture to profile differs from that of most, where it is unusual."""
+        known = np.isfinite(ratio) & self.usable()
+        if not known.any():
+            return np.zeros_like(ratio)
+        off = np.abs(ratio - np.median(ratio[known]))
+        usual = _SIGMA_PER_MAD * np.median(off[known])
+        return np.where(off > 2 * usual, off, 0.0)
+
+    def _patches(self):
+        """Pixels around every source: coordinates (n, p), data without the other sources, weights."""
+        half = int(np.clip(math.ceil(1.5 * self.fwhm), 3, 15))
+        offset = np.arange(-half, half + 1)
+        dy, dx = (grid.ravel() for grid in np.meshgrid(offset, offset, indexing="ij"))
+        round_patch = dx**2 + dy**2 <= (half + 0.5) ** 2
+        px = np.rint(self.x).astype(int)[:, None] + dx[round_patch]
+        py = np.rint(self.y).astype(int)[:, None] + dy[round_patch]
+        ny, nx = self.data.shape
+        inside = (px >= 0) & (px < nx) & (py >= 0) & (py < ny)
+        cx, cy = np.clip(px, 0, nx - 1), np.clip(py, 0, ny - 1)
+        own = self._profile(px, py) * self.flux[:, None]
+        data = (self.data - self._scene())[cy, cx] + own
+        variance = self.variance[cy, cx] + self.gain * np.maximum(own, 0)
+        return px, py, data, np.where(inside, 1 / variance, 0.0)
+
+    def _profile(self, px, py, fwhm=None):
+        radius2 = (px - self.x[:, None]) ** 2 + (py - self.y[:, None]) ** 2
+        return moffat(radius2, self.fwhm if fwhm is None else fwhm)
+
+    def _scene(self):
+        """Image of all fitted sources."""
+        scene = np.zeros(self.data.shape)
+        if not self.flux.any():
+            return scene
+        half = int(np.clip(math.ceil(4 * self.fwhm), 5, 40))
+        ny, nx = scene.shape
+        for x, y, flux in zip(self.x, self.y, self.flux, strict=True):
+            i, j = round(x), round(y)
+            columns = np.arange(max(i - half, 0), min(i + half + 1, nx))
+            rows = np.arange(max(j - half, 0), min(j + half + 1, ny))
+            radius2 = (columns - x) ** 2 + ((rows - y) ** 2)[:, None]
+            scene[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] += flux * moffat(radius2, self.fwhm)
+        return scene
+
+    def _fit_once(self, steps):
+        px, py, data, weight = self._patches()
+        background = np.zeros(len(self.x))
+        for _ in range(steps):
+            normal, gradient = self._equations(px, py, data - background[:, None], weight)
+            change, variances = _solved(normal, gradient)
+            shift = np.hypot(change[:, 0], change[:, 1])
+            brake = np.minimum(1.0, 0.5 * self.fwhm / np.maximum(shift, 1e-9))
+            self.x = self.x + brake * change[:, 0]
+            self.y = self.y + brake * change[:, 1]
+            self.flux = self.flux + change[:, 2]
+            background += change[:, 3]
+        own = self._profile(px, py) * self.flux[:, None]
+        self._measure_gain(own, data - background[:, None] - own, weight)
+        self.position_error = np.sqrt((variances[:, 0] + variances[:, 1]) / 2)
+        self.flux_error = np.sqrt(variances[:, 2])
+
+    def _equations(self, px, py, data, weight, fwhm=None):
+        """Normal equations of x, y, flux and background, linearised about the present values."""
+        profile = self._profile(px, py, fwhm)
+        core2 = ((self.fwhm if fwhm is None else fwhm) / 2) ** 2 / (2 ** (1 / _BETA) - 1)
+        dx, dy = px - self.x[:, None], py - self.y[:, None]
+        slope = 2 * _BETA / (core2 + dx**2 + dy**2) * profile * np.maximum(self.flux, 1e-9)[:, None]
+        parts = np.stack([slope * dx, slope * dy, profile, np.ones_like(profile)], axis=1)
+        if not self.flux.any():
+            # the first step finds the fluxes; a position cannot be improved before
+            parts[:, :2] = 0
+        weighted = parts * weight[:, None]
+        residual = data - profile * self.flux[:, None]
+        return weighted @ parts.transpose(0, 2, 1), (weighted @ residual[:, :, None])[..., 0]
+
+    def _measure_gain(self, own, residual, weight):
+        """Noise that grows with the flux: that of the photons, and what the profile does not describe."""
+        bright = (weight > 0) & (own * np.sqrt(weight) > 5)
+        if bright.sum() < 20:
+            return
+        floor = 1 / weight[bright] - self.gain * own[bright]
+        # the median of a chi-square of one degree of freedom is 0.455
+        extra = (residual[bright] ** 2 - 0.455 * floor) / (0.455 * own[bright])
+        self.gain = max(float(np.median(extra)), 0.0)
+
+    def _measure_seeing(self):
+        """FWHM of the bright sources, each fitted by itself; the common one is that of the sharper ones."""
+        signal = np.where(np.isfinite(self.flux_error), self.flux / self.flux_error, 0)
+        chosen = np.argsort(-signal)[:_PSF_SOURCES]
+        # what is left of cosmic rays is narrow, and fainter than the stars
+        chosen = chosen[signal[chosen] >= 0.1 * signal[chosen[min(2, len(chosen) - 1)]]]
+        part = SourceFit(self.data, self.variance, self.x[chosen], self.y[chosen], self.fwhm)
+        part.flux, part.gain = self.flux[chosen], self.gain
+        px, py, data, weight = self._patches()
+        widths = part.widths(px[chosen], py[chosen], data[chosen], weight[chosen])
+        order = np.argsort(widths)
+        share = np.cumsum(np.minimum(signal[chosen], 100)[order])
+        if share.size and share[-1] > 0:
+            self.fwhm = float(np.clip(np.interp(_SHARPER * share[-1], share, widths[order]), 1.5, 15))
+
+    def widths(self, px, py, data, weight):
+        """FWHM of every source of its own, pixels; from the best of a ladder of widths."""
+        ladder = self.fwhm * np.geomspace(0.55, 1.8, 13)
+        chi = np.empty((len(ladder), len(self.x)))
+        for n, fwhm in enumerate(ladder):
+            profile = self._profile(px, py, fwhm)
+            parts = np.stack([profile, np.ones_like(profile)], axis=1)
+            weighted = parts * weight[:, None]
+            normal = weighted @ parts.transpose(0, 2, 1) + 1e-30 * np.eye(2)
+            right = (weighted @ data[:, :, None])[..., 0]
+            chi[n] = -(right * _solved(normal, right)[0]).sum(axis=1)
+        best = np.clip(np.argmin(chi, axis=0), 1, len(ladder) - 2)
+        at = np.arange(chi.shape[1])
+        below, middle, above = (chi[best + n, at] for n in (-1, 0, 1))
+        bend = below - 2 * middle + above
+        move = np.divide(below - above, 2 * bend, out=np.zeros_like(bend), where=bend > 0)
+        return np.exp(np.log(ladder[best]) + np.clip(move, -1, 1) * np.log(ladder[1] / ladder[0]))
+
+
+def _solved(normal, gradient):
+    """Solutions and variances of many small systems; a parameter without information stays as it is."""
+    diagonal = np.diagonal(normal, axis1=1, axis2=2)
+    known = diagonal > 0
+    scale = np.where(known, 1 / np.sqrt(np.where(known, diagonal, 1)), 0)
+    scaled = normal * scale[:, :, None] * scale[:, None, :]
+    inverse = np.linalg.inv(scaled + np.eye(normal.shape[1]) * np.where(known, 1e-9, 1.0)[:, None, :])
+    solution = (inverse @ (gradient * scale)[:, :, None])[..., 0] * scale
+    variances = np.diagonal(inverse, axis1=1, axis2=2) * scale**2
+    return solution, np.where(known, variances, np.inf)
