@@ -5,9 +5,10 @@
 
 Exposures of a full field of view are simulated, with stars, galaxies, cosmic rays and a faint background
 that varies over the field and that all exposures share, as what a sky subtraction leaves. They are made in
-parts, side by side. More and more of them are combined with the default settings; where they suffice, three
-times with other exposures, whose limits are averaged. ABMAGLIM of the whole image takes the gradients for
-noise; the local one, in boxes of 32 x 32 spaxels, is to follow 1.25 log10(t) within 0.05 mag.
+parts, side by side. More and more of them are combined with the default settings; where they suffice, up to
+twelve times with other exposures, whose limits are averaged. Only what all exposures cover is looked at: the
+rim that dithers leave has less exposure time. ABMAGLIM of the whole image takes the gradients for noise; the
+local one, in boxes of 32 x 32 spaxels, is to follow 1.25 log10(t) within 0.05 mag.
 """
 
 import argparse
@@ -28,8 +29,10 @@ from musedeep.simulate import Source
 
 MOST_OFF = 0.05
 PARTS = 5
-# The limit of one combination scatters by 0.02 mag, as a field of view holds some 1500 seeing discs.
-SETS = 3
+# The limit of one combination scatters by 0.03 mag, as a field of view holds some 1500 seeing discs.
+SETS = 12
+# Dithers and pointing errors leave so wide a rim that some exposures do not reach.
+RIM_SPAXELS = 12
 SIMULATION = {
     "field_arcsec": 60.0,
     "wavelength": (6500.0, 6503.0),
@@ -88,10 +91,12 @@ def ingested_field(folder, exposures):
     return field
 
 
-def inner_planes(grid):
-    """The grid without its first and last plane: few rows reach them, and of a few planes two are many."""
-    inner = grid.to_dict() | {"shape": [grid.shape[0] - 2, *grid.shape[1:]]}
-    return md.VoxelGrid.from_dict(inner | {"wavelength_crpix": inner["wavelength_crpix"] - 1})
+def inner_grid(grid):
+    """The grid without its rim, and without its first and last plane, as few rows reach these."""
+    inner, rim = grid.to_dict(), RIM_SPAXELS
+    inner |= {"shape": [grid.shape[0] - 2, *(n - 2 * rim for n in grid.shape[1:])]}
+    inner |= {"wavelength_crpix": inner["wavelength_crpix"] - 1, "crpix": [c - rim for c in inner["crpix"]]}
+    return md.VoxelGrid.from_dict(inner)
 
 
 def sums_of(field, grid, dates):
@@ -153,7 +158,7 @@ def measure_steps(report, folder, options):
     field = ingested_field(folder, options.exposures)
     exposures = list(field.exposures)
     seeing = sky_resolution([e.header for e in exposures], [e.exptime for e in exposures]).fwhm_arcsec
-    grid = inner_planes(md.VoxelGrid.from_dict(md.combine_exposures(field).attrs["grid"]))
+    grid = inner_grid(md.VoxelGrid.from_dict(md.combine_exposures(field).attrs["grid"]))
     edges = tuple(grid.wavelengths[[0, -1]] / 10)
     dates = [exposure.date_obs for exposure in exposures]
     rows = []
