@@ -95,11 +95,14 @@ def _lazy_block(recipe, memory, block_info=None):
 
 def _attributes(field, recipe):
     settings = field.settings.to_dict()
+    dates, combined = field.exposures.dates, {exposure.date_obs for exposure in recipe.exposures}
+    selected = [dates[n] for n in field.exposures.select(field.settings.combine.select)]
     return {
         "grid": recipe.grid.to_dict(),
         "unit": recipe.unit,
         "field": field.name,
         "exposures": recipe.describe_exposures(),
+        "left_out": [date for date in selected if date not in combined],
         "settings": {name: settings[name] for name in settings if name in ("grid", "combine", "mask")},
         "version": _version(),
     }

@@ -31,7 +31,17 @@ _WAVELENGTH_ERROR_ANGSTROM = 0.026
 
 
 def product_header(
-    records, exposures, *, object_name, position, wavelength_nm, settings, version, reference="", suffix=False
+    records,
+    exposures,
+    *,
+    object_name,
+    position,
+    wavelength_nm,
+    settings,
+    version,
+    reference="",
+    suffix=False,
+    left_out=(),
 ):
     """Primary header that all files of a product share.
 
@@ -61,6 +71,8 @@ def product_header(
         Bibcode or DOI of the paper that presents the data.
     suffix : bool
         Whether names of raw files keep their ending .fits, as ESO's pipeline writes them.
+    left_out : sequence of str
+        DATE-OBS of the exposures that the list of offsets keeps out.
 
     Returns
     -------
@@ -82,6 +94,9 @@ def product_header(
     _add_status(header, headers)
     _add_quality(header, exposures, wavelength_nm)
     _add_exposures(header, records, exposures)
+    for number, date in enumerate(left_out, 1):
+        set_card(header, f"ESO DRS MUSE DEEP LEFTOUT{number}", date, "exposure kept out by the offsets")
+    set_card(header, "ESO QC DEEP NLEFTOUT", len(left_out), "exposures kept out by the offsets")
     _add_spread(header, records, exposures, position[1])
     _add_processing(header, exposures, settings, _software(headers, version))
     set_card(header, "REFERENC", reference, "bibliographic reference")
@@ -255,8 +270,8 @@ def _velocity_frame(header):
     if f"{_PIXTABLE} RVCORR" not in header:
         return "TOPOCENT"
     frames = {"helio": "HELIOCEN", "geo": "GEOCENTR", "none": "TOPOCENT"}
-    for key, name in header.items():
-        if str(name).strip() == "rvcorr" and re.fullmatch(r"ESO PRO REC\d+ PARAM\d+ NAME", key):
+    for key in header:
+        if re.fullmatch(r"ESO PRO REC\d+ PARAM\d+ NAME", key) and _text(header, key) == "rvcorr":
             return frames.get(_text(header, key.replace("NAME", "VALUE")), "BARYCENT")
     return "BARYCENT"
 

@@ -139,6 +139,7 @@ def test_how_far_exposures_lie_apart():
         version="0",
     )
     assert header["ESO QC DEEP TIMESPAN"] == 3.0 and header["ESO QC DEEP NOFFSET"] == 3
+    assert header["ESO QC DEEP NLEFTOUT"] == 0
     assert header["ESO QC DEEP OFFSET MAX"] == pytest.approx(3600 * (1e-4**2 + 3e-4**2) ** 0.5, abs=1e-5)
     assert make_header([exposure_header(0)])["ESO QC DEEP OFFSET MAX"] == 0.0
 

@@ -261,6 +261,7 @@ def _primary(field, store, exposures, key):
         version=musedeep.__version__,
         reference=settings.publication,
         suffix=settings.raw_suffix,
+        left_out=store.attrs.get("left_out", ()),
     )
     set_card(header, _KEY, key, "changes with cube and settings")
     set_card(header, _SIZE, 0, "[byte] length of this file")

@@ -1,4 +1,5 @@
 import pytest
+from astropy.io import fits
 
 import musedeep as md
 from musedeep.align.stage import alignment_state
@@ -46,6 +47,16 @@ def test_an_exposure_that_is_set_aside_is_not_combined(finished):
     assert cube.exposure_count.max() == 3
     state = md.status(field)["stages"]["align"]
     assert state["left_out"] == [date] and state["done"] == 4 and state["verdict"] == "aligned"
+
+
+def test_products_name_the_exposures_that_were_set_aside(finished):
+    field, _ = finished
+    assert md.open_cube(field.cube_path).attrs["left_out"] == [field.exposures.dates[2]]
+    for path in sorted(field.products_dir.glob("*.fits")):
+        header = fits.getheader(path)
+        assert header["ESO DRS MUSE DEEP LEFTOUT1"] == field.exposures.dates[2]
+        assert header["ESO QC DEEP NLEFTOUT"] == 1 and "ESO DRS MUSE DEEP LEFTOUT2" not in header
+        assert header["NCOMBINE"] == 3
 
 
 def test_other_settings_or_exposures_measure_anew(finished):
