@@ -7,7 +7,6 @@ cell, judged, and the rows of the step before are spread. The sums of a voxel al
 """
 
 import bisect
-import itertools
 import threading
 from contextlib import ExitStack
 from functools import partial
@@ -243,32 +242,32 @@ class Tile:
                             p = bisect.bisect_right(starts, number)
                             q = bisect.bisect_left(starts, number + r1 - r0, p)
                             edges = [r0, *(start - number + r0 for start in starts[p:q]), r1]
-                            p += pencil_row - 1
-                            for r, end in itertools.pairwise(edges):
-                                here = at
-                                at = window.locate_rows(
-                                    rows,
-                                    r,
-                                    end,
-                                    exposure.matrix,
-                                    exposure.origin,
-                                    box.spectral,
-                                    box.centres,
-                                    box.numbers,
-                                    exposure.scale,
-                                    n,
-                                    states,
-                                    number - r0,
-                                    self.cell,
-                                    self.plane,
-                                    self.payload,
-                                    self.owner,
-                                    self.state,
-                                    self.identity,
-                                    at,
-                                )
-                                ranges.append((segment, p, n, flagged, here, at))
-                                p += 1
+                            ends = np.empty(q - p + 1, np.int64)
+                            here = at
+                            at = window.locate_rows(
+                                rows,
+                                np.array(edges),
+                                exposure.matrix,
+                                exposure.origin,
+                                box.spectral,
+                                box.centres,
+                                box.numbers,
+                                exposure.scale,
+                                n,
+                                states,
+                                number - r0,
+                                self.cell,
+                                self.plane,
+                                self.payload,
+                                self.owner,
+                                self.state,
+                                self.identity,
+                                here,
+                                ends,
+                            )
+                            for row, end in enumerate(ends.tolist(), pencil_row + p - 1):
+                                ranges.append((segment, row, n, flagged, here, end))
+                                here = end
                             number += r1 - r0
                         if self.keep_rejected and at > begin:
                             self.pieces[base].append((begin, at, n, part.folder.name))

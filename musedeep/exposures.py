@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 
@@ -63,6 +63,13 @@ class ExposureList(Sequence):
                     f"{listed[path]}; correct the entry, or put the right file there"
                 )
         return exposures
+
+    def keep(self, exposures):
+        """Take exposures that were opened already, so that their headers are not read again."""
+        self._exposures = [
+            replace(e, tables=tuple(replace(table, path=table.path.resolve()) for table in e.tables))
+            for e in exposures
+        ]
 
     def __len__(self):
         return len(self._sources)

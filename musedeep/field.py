@@ -77,6 +77,7 @@ class Field:
         exposures = group_exposures(paths)
         name = name or exposures[0].object_name or "field"
         field = _checked(cls(_folder_of(folder), name, settings, _sources_of(exposures)))
+        field.exposures.keep(exposures)
         field.write(overwrite=overwrite)
         return field
 

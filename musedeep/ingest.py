@@ -208,9 +208,9 @@ def _read_rows(task, lattice):
     columns = {name: _scratch(name, total, tables[0].read(name, 0, 0).dtype) for name in wanted}
     at = 0
     for table, start, stop in ranges:
-        for name, values in table.read_columns(wanted, start, stop).items():
-            columns[name][at : at + len(values)] = values
-        at += stop - start
+        end = at + stop - start
+        table.read_columns(wanted, start, stop, {name: columns[name][at:end] for name in wanted})
+        at = end
     _check_unchanged(tables)
     return columns
 

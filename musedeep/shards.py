@@ -46,15 +46,14 @@ def write_shard(path, values, chunk):
     n = values.shape[-1]
     count = max(1, -(-n // chunk))
     table = np.zeros(count, _ENTRY)
+    block = np.empty((*values.shape[:-1], chunk), values.dtype)
     at = 0
     with path.open("wb") as file:
         for c in range(count):
-            block = values[..., c * chunk : (c + 1) * chunk]
-            if block.shape[-1] < chunk:
-                block = np.concatenate(
-                    [block, np.zeros((*block.shape[:-1], chunk - block.shape[-1]), block.dtype)], axis=-1
-                )
-            packed = blosc.compress(np.ascontiguousarray(block), b"lz4", 5, blosc.SHUFFLE, 0)
+            part = values[..., c * chunk : (c + 1) * chunk]
+            block[..., : part.shape[-1]] = part
+            block[..., part.shape[-1] :] = 0
+            packed = blosc.compress(block, b"lz4", 5, blosc.SHUFFLE, 0)
             file.write(packed)
             file.write(crc32c(packed).to_bytes(_CRC_BYTES, "little"))
             table[c] = at, len(packed) + _CRC_BYTES
@@ -89,6 +88,13 @@ def _chunk_buffer(shape, dtype):
     if (shape, dtype) not in buffers:
         buffers[shape, dtype] = np.empty(shape, dtype)
     return buffers[shape, dtype]
+
+
+def _raw_buffer(size):
+    """Bytes to read into, the same for all readers of a thread: fresh memory costs more than reading."""
+    if len(_local.__dict__.get("raw", b"")) < size:
+        _local.raw = bytearray(size)
+    return memoryview(_local.raw)[:size]
 
 
 class ShardReader:
@@ -152,7 +158,9 @@ class ShardReader:
         start, stop = entries[0][0], sum(entries[-1])
         if not start < stop <= self._table_at:
             raise self._broken(f"the table of chunks is damaged (chunks {first} to {last - 1})")
-        raw = memoryview(os.pread(_descriptor(self.path), stop - start, start))
+        raw = _raw_buffer(stop - start)
+        if os.preadv(_descriptor(self.path), [raw], start) < len(raw):
+            raise self._broken("the shard is truncated")
         self.bytes_read += len(raw)
         chunk = _chunk_buffer(self.shape, self.dtype)
         for c, (offset, length) in enumerate(entries, first):

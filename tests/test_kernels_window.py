@@ -66,10 +66,10 @@ def locate(
         float,
     )
     return window.locate_rows(
-        rows, first, rows.shape[1] if last is None else last, MATRIX, ORIGIN, spectral,
+        rows, np.array([first, rows.shape[1] if last is None else last]), MATRIX, ORIGIN, spectral,
         grid.wavelength_at(np.arange(k0, k1)), numbers, scale, exposure,
         np.zeros(0, np.uint8) if states is None else states, base, output.cell, output.plane, output.payload,
-        output.owner, output.state, output.identity, at,
+        output.owner, output.state, output.identity, at, np.empty(1, np.int64),
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ _TWO_OVER_PI = 2.0 / math.pi
 # pi/2 in two parts, so that the reduced angle is exact to the last bits for the few quadrants met here
 _HALF_PI_HI = 1.5707963267341256
 _HALF_PI_LO = 6.0771005065061922e-11
+_FLAGS = {"nnan", "nsz"}  # no NaN is passed where they are set; min and max then run as vectors
 # Beyond these [Angstrom] a row is broken: no mode of the instrument comes near.
 SHORTEST = 1000.0
 LONGEST = 30000.0
@@ -87,6 +88,41 @@ def _sky_of(xpos, ypos, matrix, x0, y0, x, y):
         y[r] = (m10 * xi + m11 * eta + m12) * w - y0
 
 
+# Each of the loops below does one simple thing, so that the compiler turns it into vector code.
+
+
+@njit("void(f8[::1], f4[::1])", nogil=True, cache=True, error_model="numpy")
+def _narrow(values, out):
+    for r in range(out.size):
+        out[r] = values[r]
+
+
+@njit("i4(f4[::1], f4[::1], f4[::1], f4[::1], f4[::1], u1[::1])", nogil=True, cache=True, error_model="numpy")
+def _mark_usable(x, y, wavelength, data, variance, usable):
+    """Mark rows that can be used; returns how many cannot."""
+    zero = np.float32(0.0)
+    bad = np.int32(0)
+    for r in range(x.size):
+        # 0 times a number is 0 unless the number is not finite
+        finite = (x[r] * zero + y[r] * zero) + (data[r] * zero + variance[r] * zero) == zero
+        good = finite & (variance[r] >= zero)
+        good &= (wavelength[r] > np.float32(SHORTEST)) & (wavelength[r] < np.float32(LONGEST))
+        usable[r] = np.uint8(good)
+        bad += np.int32(1) - np.int32(good)
+    return bad
+
+
+@njit("void(f4[::1], f8[::1])", nogil=True, cache=True, error_model="numpy", fastmath=_FLAGS)
+def _widen(values, limits):
+    """Make limits hold all values."""
+    low = high = values[0]
+    for r in range(values.size):
+        low = min(low, values[r])
+        high = max(high, values[r])
+    limits[0] = min(limits[0], low)
+    limits[1] = max(limits[1], high)
+
+
 @njit(
     "void(f4[::1], f4[::1], f4[::1], f4[::1], f4[::1], f8[:,::1], f8[::1], f4[::1], f4[::1], u1[::1], "
     "f8[::1])",
@@ -118,20 +154,26 @@ def place_rows(xpos, ypos, wavelength, data, variance, matrix, origin, x, y, usa
     for start in range(0, xpos.size, size):
         stop = min(start + size, xpos.size)
         _sky_of(xpos[start:stop], ypos[start:stop], matrix, origin[0], origin[1], xs, ys)
+        _narrow(xs, x[start:stop])
+        _narrow(ys, y[start:stop])
+        bad = _mark_usable(
+            x[start:stop],
+            y[start:stop],
+            wavelength[start:stop],
+            data[start:stop],
+            variance[start:stop],
+            usable[start:stop],
+        )
+        if bad == 0:
+            _widen(x[start:stop], limits[0:2])
+            _widen(y[start:stop], limits[2:4])
+            _widen(wavelength[start:stop], limits[4:6])
+            continue
         for r in range(start, stop):
-            px, py, lam = xs[r - start], ys[r - start], np.float64(wavelength[r])
-            total = px + py + lam + np.float64(data[r]) + np.float64(variance[r])
-            good = math.isfinite(total) and variance[r] >= 0.0 and SHORTEST < lam < LONGEST
-            usable[r] = good
-            x[r] = px
-            y[r] = py
-            if good:
-                limits[0] = min(limits[0], px)
-                limits[1] = max(limits[1], px)
-                limits[2] = min(limits[2], py)
-                limits[3] = max(limits[3], py)
-                limits[4] = min(limits[4], lam)
-                limits[5] = max(limits[5], lam)
+            if usable[r]:
+                for n, value in enumerate((x[r], y[r], wavelength[r])):
+                    limits[2 * n] = min(limits[2 * n], value)
+                    limits[2 * n + 1] = max(limits[2 * n + 1], value)
 
 
 @njit(
@@ -159,18 +201,19 @@ def assign_keys(x, y, wavelength, dq, usable, origin, lattice, box, key, count):
     count : (2 * segments * rows * columns,) int64, in and out
         Rows of each key.
     """
+    width, height, begin, length = lattice
+    segments, rows, columns = box[3], box[4], box[5]
     for r in range(x.size):
-        key[r] = -1
-        if not usable[r]:
-            continue
-        segment = np.int64(math.floor((np.float64(wavelength[r]) - lattice[2]) / lattice[3])) - box[0]
-        row = np.int64(math.floor((y[r] + origin[1]) / lattice[1])) - box[1]
-        column = np.int64(math.floor((x[r] + origin[0]) / lattice[0])) - box[2]
-        if 0 <= segment < box[3] and 0 <= row < box[4] and 0 <= column < box[5]:
-            flagged = np.int64(dq[r] != 0)
-            k = ((flagged * box[3] + segment) * box[4] + row) * box[5] + column
-            key[r] = k
-            count[k] += 1
+        segment = np.int64(math.floor((np.float64(wavelength[r]) - begin) / length)) - box[0]
+        row = np.int64(math.floor((y[r] + origin[1]) / height)) - box[1]
+        column = np.int64(math.floor((x[r] + origin[0]) / width)) - box[2]
+        inside = (segment >= 0) & (segment < segments) & (row >= 0) & (row < rows)
+        inside &= (column >= 0) & (column < columns) & (usable[r] != 0)
+        k = (((dq[r] != 0) * segments + segment) * rows + row) * columns + column
+        key[r] = k if inside else -1
+    for r in range(x.size):
+        if key[r] >= 0:
+            count[key[r]] += 1
 
 
 @njit("void(i4[::1], i8[::1], i4[::1])", nogil=True, cache=True, error_model="numpy")

@@ -105,20 +105,29 @@ class PixelTable:
         return self.read_columns([name], start, stop)[name]
 
     def read_columns(
-        self, names: Sequence[str], start: int = 0, stop: int | None = None
+        self,
+        names: Sequence[str],
+        start: int = 0,
+        stop: int | None = None,
+        out: dict[str, np.ndarray] | None = None,
     ) -> dict[str, np.ndarray]:
         """Read rows of several columns; a binary table is passed through once only.
 
-        Parameters and errors are those of `read`; the result is a dict of arrays.
+        Parameters and errors are those of `read`; the result is a dict of arrays. With ``out``, a dict of
+        arrays of the right type and length, these are filled and returned.
         """
         stop = self.row_count if stop is None else stop
         if not 0 <= start <= stop <= self.row_count:
             raise InputError(f"{self.path}: rows {start} to {stop} asked of a table of {self.row_count} rows")
+        values = out or {name: np.empty(stop - start, _KINDS[name]) for name in names}
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
-            if self.layout == "image":
-                return {name: self._read_image(descriptor, name, start, stop) for name in names}
-            return self._read_table(descriptor, names, start, stop)
+            if self.layout == "table":
+                self._read_table(descriptor, names, start, stop, values)
+                return values
+            for name in names:
+                self._read_image(descriptor, self.columns[name], start, values[name])
+            return values
         finally:
             os.close(descriptor)
 
@@ -149,24 +158,22 @@ class PixelTable:
         apart = runs[1:, 0] - runs[:-1, 1] >= join_rows
         return np.column_stack((runs[np.r_[True, apart], 0], runs[np.r_[apart, True], 1]))
 
-    def _read_image(self, descriptor, name, start, stop):
-        column = self.columns[name]
-        values = np.empty(stop - start, column.dtype)
+    def _read_image(self, descriptor, column, start, values):
         self._fill(descriptor, memoryview(values).cast("B"), column.offset_bytes + start * 4)
-        return _native(name, values)
+        if np.little_endian:
+            values.byteswap(inplace=True)
 
-    def _read_table(self, descriptor, names, start, stop):
+    def _read_table(self, descriptor, names, start, stop, values):
         stride = self.columns[names[0]].stride_bytes
         first = min(column.offset_bytes for column in self.columns.values())
         record = np.dtype(
             {
                 "names": list(names),
-                "formats": [self.columns[name].dtype for name in names],
+                "formats": [np.dtype(_KINDS[name]).newbyteorder(">") for name in names],
                 "offsets": [self.columns[name].offset_bytes - first for name in names],
                 "itemsize": stride,
             }
         )
-        values = {name: np.empty(stop - start, self.columns[name].dtype) for name in names}
         step = max(1, _READ_BYTES // stride)
         for row in range(start, stop, step):
             count = min(step, stop - row)
@@ -177,7 +184,6 @@ class PixelTable:
             records = buffer.view(record)
             for name in names:
                 values[name][row - start : row - start + count] = records[name]
-        return {name: _native(name, column) for name, column in values.items()}
 
     def _fill(self, descriptor, view, position):
         done = 0
@@ -193,12 +199,6 @@ class PixelTable:
 
 def _record_end(columns, names, first):
     return max(columns[name].offset_bytes - first + columns[name].dtype.itemsize for name in names)
-
-
-def _native(name, values):
-    if values.dtype.byteorder == ">" and np.little_endian:
-        values = values.byteswap(inplace=True).view(values.dtype.newbyteorder("="))
-    return values.view(_KINDS[name])
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ def _single_ifu(header):
     return int(low) if low is not None and low == high else None
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=64)  # 0.4 MB each
 def _unpacked(packed):
     return fits.Header.fromstring(zlib.decompress(packed).decode("ascii"))
 
