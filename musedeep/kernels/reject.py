@@ -7,7 +7,7 @@ from numba import njit
 
 from .sample import exact, gather, is_wide, own_rows
 from .select import median, median_absolute_deviation
-from .sift import fill_bins, middle_bins, sky_bins, sum_around, surely_clean
+from .sift import count_values, fill_bins, middle_bins, sky_bins, sum_around, surely_clean
 
 __all__ = ["REJECTED", "judge_eso", "judge_guarded"]
 
@@ -93,15 +93,22 @@ def _sift(window, k, edge, rule, start, width, bins, least, lowest, highest, low
     # the place of a value at the edge of a bin is rounded
     rounding = 1e-9 * (abs(start) + n_bins * width)
     for j in range(max(edge - 2, 0), min(nj - edge + 2, nj)):
-        sum_around(window, k, j, 0, bins, least, column, sums, smallest)
+        first = ((k - window.first) * nj + j) << window.bits
+        wide = False
+        for c in range(first, first + ni):
+            wide |= is_wide(rule.sample, window.start[c + 1] - window.start[c])
+        if wide:
+            sum_around(window, k, j, 0, bins, least, column, sums, smallest)
         for i in range(ni):
-            c = (((k - window.first) * nj + j) << window.bits) + i
+            c = first + i
             depth = window.start[c + 1] - window.start[c]
             if is_wide(rule.sample, depth):
-                n, b1, b2 = middle_bins(sums[i])
+                n = count_values(sums[i])
+                b1, b2 = middle_bins(sums[i], n)
                 floor = min(smallest[max(i - 1, 0)], smallest[i], smallest[min(i + 1, ni - 1)])
             else:
-                n, b1, b2 = middle_bins(bins[c])
+                n = depth
+                b1, b2 = middle_bins(bins[c], n)
                 floor = least[c]
             known = n >= 3 and b1 > 0 and b2 < n_bins - 1
             low[j, i] = start + (b1 - 1) * width - rounding if known else -np.inf
@@ -427,7 +434,8 @@ def _lowest_limit(bins, start, width, crsigma):
     The median lies in the bins of the middle values. Where these and ``reach`` bins on each side hold less
     than half of the values, half of them deviate by more than ``reach`` bins.
     """
-    n, first, last = middle_bins(bins)
+    n = count_values(bins)
+    first, last = middle_bins(bins, n)
     if n < 3 or first == 0 or last == bins.size - 1:
         return -np.inf
     near = 0

@@ -13,7 +13,7 @@ from numba import njit
 from .sample import is_wide, own_rows
 from .select import median
 
-__all__ = ["fill_bins", "middle_bins", "sky_bins", "sum_around", "surely_clean"]
+__all__ = ["count_values", "fill_bins", "middle_bins", "sky_bins", "sum_around", "surely_clean"]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -113,11 +113,8 @@ def sum_around(window, k, j, direction, bins, least, column, sums, smallest):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def middle_bins(bins):
-    """Number of values, and the bins of the two middle ones (the same when their number is odd)."""
-    n = 0
-    for b in range(bins.size):
-        n += bins[b]
+def middle_bins(bins, n):
+    """Bins of the two middle ones of n values (the same when n is odd)."""
     lower = (n + 1) // 2
     upper = n // 2 + 1
     first = -1
@@ -127,8 +124,17 @@ def middle_bins(bins):
         if first < 0 and total >= lower:
             first = b
         if total >= upper:
-            return n, first, b
-    return n, first, bins.size - 1
+            return first, b
+    return first, bins.size - 1
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def count_values(bins):
+    """Number of values in a histogram."""
+    n = 0
+    for b in range(bins.size):
+        n += bins[b]
+    return n
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
