@@ -5,11 +5,13 @@ import math
 import numpy as np
 
 from musedeep.align.check import check_offsets
+from musedeep.align.sources import find_sources
 from musedeep.offsets import Offset
 from musedeep.qc.evidence import Finding, finding
+from musedeep.qc.lines import strongest_line
 from musedeep.settings import AlignSettings
 
-__all__ = ["find_blur", "find_craters", "find_misalignment"]
+__all__ = ["find_blur", "find_craters", "find_line_misalignment", "find_misalignment"]
 
 # A crater is looked for around sources of this signal-to-noise ratio in their middle.
 _BRIGHT = 50.0
@@ -49,6 +51,37 @@ def find_misalignment(evidence):
         sure = dict(zip(evidence.dates, (size > 5 * check.errors).tolist(), strict=True))
     note = "{exposures} lie off the others, by up to {value:.2f} arcsec: align again"
     return finding(evidence, "misalignment", values, note, sure=sure), check
+
+
+def find_line_misalignment(evidence):
+    """Each exposure against the others, in the light of the strongest line of the deep cube.
+
+    Parameters
+    ----------
+    evidence : Evidence
+
+    Returns
+    -------
+    Finding
+    """
+    plane = strongest_line(evidence.deep.line_strength)
+    values, sure, none = {}, {}, "no line stands out of the noise"
+    if plane is not None and len(evidence.surveys) < _FEWEST:
+        none = "too few exposures"
+    elif plane is not None:
+        images = [evidence.image(survey, survey.line) for survey in evidence.surveys]
+        settings = AlignSettings()
+        sources = [find_sources(image, settings) for image in images]
+        check = check_offsets(images, sources, [Offset()] * len(images), settings)
+        size = np.hypot(*check.deviations.T)
+        # what cannot tell the distance that counts tells nothing
+        known = check.errors < evidence.thresholds["misalignment_line"] / 2
+        values = dict(zip(evidence.dates, np.where(known, size, math.nan).tolist(), strict=True))
+        sure = dict(zip(evidence.dates, (known & (size > 5 * check.errors)).tolist(), strict=True))
+        none = "the line is too faint in single exposures"
+    wavelength = evidence.deep.wavelength[plane] if plane is not None else math.nan
+    note = f"at {wavelength:.0f} Angstrom {{exposures}} lie off the others, by up to {{value:.2f}} arcsec"
+    return finding(evidence, "misalignment_line", values, note, sure=sure, none=none)
 
 
 def find_blur(evidence, check):

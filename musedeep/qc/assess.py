@@ -14,6 +14,7 @@ from musedeep.qc.diagnose import diagnose
 from musedeep.qc.evidence import Evidence
 from musedeep.qc.flags import access_of, acquisition_pattern, flag_cards, qc_bits, qc_flag
 from musedeep.qc.history import history_text
+from musedeep.qc.lines import strongest_line
 from musedeep.qc.noise import noise_table
 from musedeep.qc.reference import read_reference, reference_text
 from musedeep.qc.rejections import list_transients, measure_rejections, write_maps
@@ -205,7 +206,8 @@ def gather(field, *, client=None, progress=None):
     key = cube_key(field)
     deep = measure_deep(field, folder / "deep.npz", key, client=client)
     recipe = prepare(field, grid=store.grid)
-    surveys = survey_exposures(field, recipe, folder, key, client=client, progress=progress)
+    line = strongest_line(deep.line_strength)
+    surveys = survey_exposures(field, recipe, folder, key, line=line, client=client, progress=progress)
     exposures = {exposure.date_obs: exposure for exposure in field.exposures}
     return Evidence(
         grid=store.grid,

@@ -10,6 +10,7 @@ from musedeep.align.images import WhiteImage
 from musedeep.align.sources import find_sources
 from musedeep.execute import run_tasks
 from musedeep.images import ImageSum, MapMean
+from musedeep.qc.lines import line_strengths
 from musedeep.settings import AlignSettings
 from musedeep.store import CubeStore
 
@@ -75,6 +76,8 @@ class Deep:
         Of the white image and of the bands; NaN without stars.
     spectra, spectra_noise : ndarray, shape (nz, m), float64
         Flux of the brightest sources that stand apart, within one FWHM, and its propagated error.
+    line_strength : ndarray, shape (nz,), float64
+        See `musedeep.qc.lines.line_strengths`.
     """
 
     wavelength: np.ndarray
@@ -97,6 +100,7 @@ class Deep:
     fwhm: np.ndarray
     spectra: np.ndarray
     spectra_noise: np.ndarray
+    line_strength: np.ndarray
 
     def save(self, path, key):
         """Write it as npz with the key of what it was made of."""
@@ -160,7 +164,9 @@ def measure_deep(field, path, key, *, client=None, progress=None):
     workers = field.settings.run.workers or None
     for item, result in run_tasks(work, items, client=client, workers=workers, progress=progress):
         found[item[0] // step] = result
-    statistics, ratios, places, spectra = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    statistics, ratios, places, spectra, strengths = (
+        np.concatenate(parts) for parts in zip(*found, strict=True)
+    )
     deep = Deep(
         wavelength=store.grid.wavelengths,
         blank=blank,
@@ -172,6 +178,7 @@ def measure_deep(field, path, key, *, client=None, progress=None):
         apertures=_by_band(ratios, places, planes),
         spectra=spectra[..., 0],
         spectra_noise=np.sqrt(spectra[..., 1]),
+        line_strength=strengths,
         x=sources["x"],
         y=sources["y"],
         fwhm=sources["fwhm"],
@@ -373,7 +380,8 @@ def _planes_of(item, *, cube_path, masks, every):
             ratios.append(_aperture_ratios(flux[n], variance[n], good))
             places.append(start + n)
     ratios = np.array(ratios).reshape(-1, len(APERTURES))
-    return statistics, ratios, np.array(places, int), _spectra(flux, variance, labels)
+    strengths = line_strengths(flux, variance, blank)
+    return statistics, ratios, np.array(places, int), _spectra(flux, variance, labels), strengths
 
 
 def _aperture_ratios(flux, variance, good):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from musedeep.depth import flux_peak
-from musedeep.qc.alignment import find_blur, find_craters, find_misalignment
+from musedeep.qc.alignment import find_blur, find_craters, find_line_misalignment, find_misalignment
 from musedeep.qc.background import (
     find_ifu_levels,
     find_levels,
@@ -73,6 +73,7 @@ def diagnose(evidence, rejections=None):
     peak = flux_peak(evidence.deep.white)
     findings = [
         misalignment,
+        find_line_misalignment(evidence).without(misalignment.exposures),
         find_craters(evidence, rejections).without(trail.exposures),
         find_blur(evidence, check),
         find_flux_scale(evidence),

@@ -160,12 +160,12 @@ class Evidence:
             noise[survey.date_obs] = float(np.sqrt(np.median(values) * honest)) if len(values) else math.nan
         return noise
 
-    def image(self, survey):
-        """A survey's white image as the alignment takes it."""
+    def image(self, survey, line=None):
+        """A survey's white image, or that of a line, as the alignment takes it."""
         return white_image(
             self.grid,
-            survey.white,
-            survey.white_variance,
+            survey.white if line is None else line,
+            survey.white_variance if line is None else None,
             survey.corner,
             survey.date_obs,
             self.seconds[survey.date_obs],

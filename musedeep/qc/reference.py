@@ -10,6 +10,7 @@ __all__ = ["REFERENCE", "read_reference", "reference_text"]
 #: Name: (threshold, unit, what it is held against).
 REFERENCE = {
     "misalignment": (0.1, "arcsec", "distance of an exposure from where the others are"),
+    "misalignment_line": (0.1, "arcsec", "the same in the light of the strongest line"),
     "crater": (0.2, "", "share of the rows of an exposure that are rejected around bright sources"),
     "blur": (1.15, "", "FWHM of the deep image over the median of the exposures"),
     "flux_scale": (0.3, "dex", "flux of the sources of an exposure over that of the others"),

@@ -11,6 +11,7 @@ from musedeep.execute import run_tasks
 from musedeep.grid import air_to_vacuum
 from musedeep.muse import DQ_BITS
 from musedeep.qc.deep import white_image
+from musedeep.qc.lines import LINE_BINS, LINE_PLANES, line_image
 from musedeep.settings import AlignSettings
 from musedeep.store import CubeStore, PartReader
 
@@ -26,7 +27,7 @@ _FEWEST_BINS = 24
 _CLIP = 4.0
 _ROWS_AT_ONCE = 2_000_000
 _SLAB_BYTES = 48e6
-_FORMAT = 3
+_FORMAT = 5
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,9 @@ class Survey:
         Of the white image and of the bands; NaN without stars.
     sources : musedeep.align.sources.Sources
         Of the white image.
+    line : ndarray, shape (ny, nx), float32
+        In the light of the strongest line of the deep cube, without the continuum; NaN without data, or where
+        there is no line.
     """
 
     date_obs: str
@@ -67,6 +71,7 @@ class Survey:
     rows: int
     fwhm: np.ndarray
     sources: Sources
+    line: np.ndarray
 
     @classmethod
     def load(cls, path, key=None):
@@ -95,7 +100,7 @@ class Survey:
         return result
 
 
-def survey_exposures(field, recipe, folder, key, *, client=None, progress=None):
+def survey_exposures(field, recipe, folder, key, *, line=None, client=None, progress=None):
     """Survey all exposures of a field that touch its grid; those that are surveyed are read.
 
     Parameters
@@ -107,6 +112,8 @@ def survey_exposures(field, recipe, folder, key, *, client=None, progress=None):
         Where the surveys are kept, beside ``masks.npz``.
     key : str
         Of what the deep cube is made of.
+    line : int, optional
+        Plane of the cube in the middle of the line that images are made of too.
     client : distributed.Client, optional
     progress : Progress, optional
 
@@ -126,7 +133,7 @@ def survey_exposures(field, recipe, folder, key, *, client=None, progress=None):
         for exposure, path in zip(inputs, paths, strict=True)
         if Survey.load(path, key) is None
     ]
-    work = partial(_survey, cube_path=field.cube_path, masks=folder / "masks.npz", key=key)
+    work = partial(_survey, cube_path=field.cube_path, masks=folder / "masks.npz", line=line, key=key)
     workers = field.settings.run.workers or None
     for _ in run_tasks(
         work, items, client=client, workers=workers, progress=progress, describe=lambda i: i[1].stem
@@ -144,11 +151,11 @@ def radial_velocity(header):
     return 0.0
 
 
-def _survey(item, *, cube_path, masks, key):
+def _survey(item, *, cube_path, masks, line, key):
     """Survey one exposure and write what was found."""
     recipe, path, velocity = item
     with np.load(masks) as stored:
-        work = _Work(recipe, CubeStore(cube_path), stored["blank"], velocity)
+        work = _Work(recipe, CubeStore(cube_path), stored["blank"], velocity, line)
     exposure = recipe.exposures[0]
     for name, facts in exposure.parts.items():
         reader = PartReader(recipe.store / exposure.name / name, facts, exposure.columns)
@@ -162,7 +169,7 @@ def _survey(item, *, cube_path, masks, key):
 class _Work:
     """The sums of one exposure."""
 
-    def __init__(self, recipe, store, blank, velocity):
+    def __init__(self, recipe, store, blank, velocity, line):
         self.recipe, self.store, self.exposure = recipe, store, recipe.exposures[0]
         nz, ny, nx = recipe.grid.shape
         x0, x1, y0, y1 = self.exposure.extent
@@ -178,6 +185,8 @@ class _Work:
         self.bins = np.array([low - 5.0, 1.0, low, max((high - low) / count * (1 + 1e-6), 1e-3), count])
         self.throughput = np.ones(math.ceil(high - low) + 12)
         self.images = np.zeros((count, 3, *shape), np.float32)
+        self.first_plane = math.nan if line is None else line - LINE_PLANES * LINE_BINS / 2
+        self.line = np.zeros((LINE_BINS, 3, *shape), np.float32)
         self.saturated = np.zeros(shape, np.int32)
         beta = velocity / _LIGHT_KM_S
         earth = math.sqrt((1 - beta) / (1 + beta))
@@ -236,6 +245,10 @@ class _Work:
         drizzle_rows(
             -px, py, rows[2], value, noise, none, usable, self.throughput, self.bins, 0, 1.0, self.images
         )
+        if math.isfinite(self.first_plane):
+            bins = np.array([-1.0, recipe.grid.shape[0] + 1.0, self.first_plane, LINE_PLANES, LINE_BINS])
+            planes = at_plane.astype(np.float32)
+            drizzle_rows(-px, py, planes, value, noise, none, usable, np.ones(2), bins, 0, 1.0, self.line)
         self.rows += n
 
     def _add_flagged(self, reader, start, stop):
@@ -269,6 +282,7 @@ class _Work:
             "lines": self.lines,
             "first_line": self.fine[0],
             "rows": self.rows,
+            "line": line_image(self.line),
         }
 
 

@@ -44,6 +44,12 @@ def combined(folder, products=False, **changes):
 
 
 @pytest.fixture(scope="session")
+def make_combined():
+    """The function `combined`."""
+    return combined
+
+
+@pytest.fixture(scope="session")
 def spoilt(tmp_path_factory):
     """A field with a fault in most of its exposures, and its assessment."""
     trails = (Trail(5, 35.0, 4.0, 150.0),)

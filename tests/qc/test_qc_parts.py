@@ -161,6 +161,7 @@ def deep_of(wavelength, spectra=None, **changes):
         "fwhm": np.full(1 + BANDS, 0.8),
         "spectra": spectra,
         "spectra_noise": spectra * 0 + 1.0,
+        "line_strength": np.ones(n),
     }
     return Deep(**fields | changes)
 
