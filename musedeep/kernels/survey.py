@@ -79,8 +79,8 @@ def survey_rows(
         in units of its expected error, of its square, outliers, and the sum of the expected variance.
     slices : (1152, 4) float64, in and out
         By slice (48 * IFU + slice, from 0): number, sums of value, of difference, and of its variance.
-    columns : (128, 4) float64, in and out
-        The same by detector column of the slice.
+    columns : (3072, 4) float64, in and out
+        The same by IFU and detector column of its slices (128 * IFU + column, from 0).
     lines : (m, 3) float64, in and out
         By wavelength on Earth: number, sum of the variance, sum of the value.
     """
@@ -120,18 +120,19 @@ def survey_rows(
         planes[plane, 3] += d / math.sqrt(expected)
         planes[plane, 4] += d * d / expected
         planes[plane, 6] += expected
-        s = np.int64((origin[r] >> np.uint32(6)) & np.uint32(0x1F)) - 1
-        s = s * 48 + np.int64(origin[r] & np.uint32(0x3F)) - 1
+        ifu = np.int64((origin[r] >> np.uint32(6)) & np.uint32(0x1F)) - 1
+        s = ifu * 48 + np.int64(origin[r] & np.uint32(0x3F)) - 1
         if 0 <= s < slices.shape[0]:
             slices[s, 0] += 1
             slices[s, 1] += v
             slices[s, 2] += d
             slices[s, 3] += expected
-        column = np.int64((origin[r] >> np.uint32(24)) & np.uint32(0x7F))
-        columns[column, 0] += 1
-        columns[column, 1] += v
-        columns[column, 2] += d
-        columns[column, 3] += expected
+        column = ifu * SURVEY_COLUMNS + np.int64((origin[r] >> np.uint32(24)) & np.uint32(0x7F))
+        if 0 <= column < columns.shape[0]:
+            columns[column, 0] += 1
+            columns[column, 1] += v
+            columns[column, 2] += d
+            columns[column, 3] += expected
         b = np.int64(math.floor((lam * fine[2] - fine[0]) / fine[1]))
         if 0 <= b < lines.shape[0]:
             lines[b, 0] += 1

@@ -21,6 +21,7 @@ _FEWEST_SPAXELS = 40
 _SURE = 5.0
 _FEWEST_ROWS = 500
 _EDGE_COLUMNS = 3
+_FEWEST_EDGE_ROWS = 50
 # The noise of neighbouring spaxels of a white image is correlated: sums scatter by so much more.
 _CORRELATED = 2.0
 _NO_SKY = "too little sky away from sources"
@@ -121,19 +122,31 @@ def find_slice_edges(evidence):
     """Level of the outermost columns of all slices against those between, both against the deep cube."""
     values, sure = {}, {}
     for survey in _sky_surveys(evidence):
-        date, number = survey.date_obs, survey.columns[:, 0]
-        filled = np.flatnonzero(number > 0.02 * max(number.max(), 1))
-        values[date], sure[date] = math.nan, False
-        if len(filled) < 6 * _EDGE_COLUMNS or number.sum() < _FEWEST_ROWS:
-            continue
-        edge = np.r_[filled[:_EDGE_COLUMNS], filled[-_EDGE_COLUMNS:]]
-        inner = filled[2 * _EDGE_COLUMNS : -2 * _EDGE_COLUMNS]
-        means = [survey.columns[part, 2].sum() / number[part].sum() for part in (edge, inner)]
-        error = math.sqrt(survey.columns[edge, 3].sum()) / number[edge].sum()
-        values[date] = (means[0] - means[1]) / evidence.spaxel_noise[date]
-        sure[date] = abs(means[0] - means[1]) > _SURE * error
+        off, error = _edge_level(survey.columns.reshape(24, -1, 4))
+        values[survey.date_obs] = off / evidence.spaxel_noise[survey.date_obs]
+        sure[survey.date_obs] = abs(off) > _SURE * error
     note = "the ends of the slices of {exposures} lie {value:+.1f} sigma off: mask them"
     return finding(evidence, "slice_edge", values, note, sure=sure, none=_NO_SKY)
+
+
+def _edge_level(columns):
+    """Mean of ends minus middles of the slices of the IFUs, and its error; NaN where there is too little.
+
+    Each IFU is compared with itself: one with a level of its own may have its blank sky at the ends.
+    """
+    number = columns[..., 0]
+    filled = np.flatnonzero(number.sum(axis=0) > 0.02 * max(number.sum(axis=0).max(), 1))
+    if len(filled) < 6 * _EDGE_COLUMNS or number.sum() < _FEWEST_ROWS:
+        return math.nan, math.nan
+    edge = np.r_[filled[:_EDGE_COLUMNS], filled[-_EDGE_COLUMNS:]]
+    inner = filled[2 * _EDGE_COLUMNS : -2 * _EDGE_COLUMNS]
+    ends, middles = columns[:, edge].sum(axis=1), columns[:, inner].sum(axis=1)
+    both = np.minimum(ends[:, 0], middles[:, 0]) >= _FEWEST_EDGE_ROWS
+    if not both.any():
+        return math.nan, math.nan
+    off = ends[both, 2] / ends[both, 0] - middles[both, 2] / middles[both, 0]
+    weight = 1.0 / sum(part[both, 3] / part[both, 0] ** 2 for part in (ends, middles))
+    return float((off * weight).sum() / weight.sum()), 1.0 / math.sqrt(weight.sum())
 
 
 def find_wide_peak(evidence, peak):

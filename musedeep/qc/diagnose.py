@@ -64,29 +64,33 @@ def diagnose(evidence, rejections=None):
     """
     misalignment, check = find_misalignment(evidence)
     quadrant, ifu, edge = find_quadrants(evidence), find_ifu_levels(evidence), find_slice_edges(evidence)
-    trail, trails = find_trails(evidence, {*quadrant.exposures, *ifu.exposures, *edge.exposures})
+    structured = {*quadrant.exposures, *ifu.exposures, *edge.exposures}
+    shifts = {date: misalignment.values[date] for date in misalignment.exposures}
+    trail, trails = find_trails(evidence, structured, shifts)
     # a trail brightens the IFUs that it crosses, a quadrant those in it, and the ends of their slices
     quadrant = quadrant.without(trail.exposures)
     edge = edge.without({*trail.exposures, *quadrant.exposures})
     ifu = ifu.without({*trail.exposures, *quadrant.exposures, *edge.exposures})
     shift, lines = find_line_shifts(evidence)
+    flux, sky = find_flux_scale(evidence), find_sky_levels(evidence)
+    # a wrong flux scale has the cores of stars rejected, and sky that is left raises the background
+    crater = find_craters(evidence, rejections).without({*trail.exposures, *flux.exposures})
     peak = flux_peak(evidence.deep.white)
     findings = [
         misalignment,
-        find_line_misalignment(evidence).without(misalignment.exposures),
-        find_craters(evidence, rejections).without(trail.exposures),
+        crater,
         find_blur(evidence, check),
-        find_flux_scale(evidence),
+        flux,
         trail,
         find_saturation(evidence),
-        find_levels(evidence),
+        find_levels(evidence).without(sky.exposures),
         quadrant,
         ifu,
         edge,
         find_wide_peak(evidence, peak),
         find_over_subtraction(evidence, peak),
         find_sky_noise(evidence),
-        find_sky_levels(evidence),
+        sky,
         shift,
         find_variances(evidence),
         find_sodium_step(evidence),

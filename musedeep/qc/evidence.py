@@ -132,10 +132,11 @@ class Evidence:
         """Blank sky where a survey has data."""
         return self.deep.blank[self.box(survey)] & np.isfinite(survey.white)
 
-    def calm(self, survey):
+    def calm(self, survey, off_arcsec=0.0):
         """Where neither seeing nor flux scale explains a difference between an exposure and the others.
 
-        That is more than blank sky: faint wings of sources do not matter here.
+        That is more than blank sky: faint wings of sources do not matter here. An exposure that lies off has
+        its sources so far beside those of the others.
         """
         others, noise = self.others(survey), np.sqrt(survey.white_variance)
         good = np.isfinite(others) & np.isfinite(noise)
@@ -143,7 +144,9 @@ class Evidence:
         if not blank.any():
             return good
         smooth = gaussian_filter(np.where(good, others - np.median(others[blank]), 0.0), 1.0)
-        return good & ~binary_dilation(good & (smooth > np.where(good, 2 * noise, np.inf)))
+        sources = good & (smooth > np.where(good, 2 * noise, np.inf))
+        reach = 1 + math.ceil(off_arcsec / min(self.grid.step_arcsec))
+        return good & ~binary_dilation(sources, iterations=reach)
 
     @cached_property
     def spaxel_noise(self):

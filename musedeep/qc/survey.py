@@ -27,7 +27,7 @@ _FEWEST_BINS = 24
 _CLIP = 4.0
 _ROWS_AT_ONCE = 2_000_000
 _SLAB_BYTES = 48e6
-_FORMAT = 5
+_FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,9 @@ def _survey(item, *, cube_path, masks, line, key):
 class _Work:
     """The sums of one exposure."""
 
-    def __init__(self, recipe, store, blank, velocity, line):
+    def __init__(self, recipe, store, blank, velocity):
+        from musedeep.kernels.survey import SURVEY_COLUMNS
+
         self.recipe, self.store, self.exposure = recipe, store, recipe.exposures[0]
         nz, ny, nx = recipe.grid.shape
         x0, x1, y0, y1 = self.exposure.extent
@@ -192,7 +194,7 @@ class _Work:
         earth = math.sqrt((1 - beta) / (1 + beta))
         self.fine = np.array([low * earth - 2.0, _FINE_ANGSTROM, earth])
         self.planes, self.slices = np.zeros((nz, 7)), np.zeros((24 * 48, 4))
-        self.columns = np.zeros((128, 4))
+        self.columns = np.zeros((24 * SURVEY_COLUMNS, 4))
         self.lines = np.zeros((math.ceil((high * earth + 2.0 - self.fine[0]) / _FINE_ANGSTROM), 3))
         self.rows = 0
 

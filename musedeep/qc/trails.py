@@ -13,6 +13,8 @@ from musedeep.qc.evidence import finding
 __all__ = ["Trail", "find_trails", "straight_line"]
 
 _CLIP = 8.0
+# Between sources that cover more than the rest of an exposure, what they leave looks like lines.
+_FEWEST_CALM = 0.25
 _STEP_DEG = 1.0
 _BIN_SPAXELS = 3.0
 # A line must be seen along this share of its way, and its way be this share of the longest.
@@ -43,7 +45,7 @@ class Trail:
     distance: float
 
 
-def find_trails(evidence, structured=()):
+def find_trails(evidence, structured=(), shifts=None):
     """The brightest straight line of every exposure.
 
     Parameters
@@ -51,6 +53,8 @@ def find_trails(evidence, structured=()):
     evidence : Evidence
     structured : collection of str
         Exposures whose background shows the instrument: their lines along its axes do not count.
+    shifts : dict of str to float, optional
+        Exposures that lie off the others, and by how many arcsec: what their sources leave makes no line.
 
     Returns
     -------
@@ -59,15 +63,16 @@ def find_trails(evidence, structured=()):
     """
     trails = {}
     for survey in evidence.surveys:
-        trails[survey.date_obs] = straight_line(
-            _difference(evidence, survey), np.isfinite(survey.white_variance)
-        )
+        inside = np.isfinite(survey.white_variance)
+        image = _difference(evidence, survey, (shifts or {}).get(survey.date_obs, 0.0))
+        enough = np.isfinite(image).sum() >= _FEWEST_CALM * inside.sum()
+        trails[survey.date_obs] = straight_line(image, inside) if enough else Trail(math.nan, 0.0, 0.0)
     values = {
         date: 0.0 if date in structured and _along_slices(evidence, date, trail) else trail.sigma
         for date, trail in trails.items()
     }
     note = "{exposures} are crossed by a line ({value:.0f} sigma): mask it with a region"
-    return finding(evidence, "trail", values, note), trails
+    return finding(evidence, "trail", values, note, none="too little sky away from sources"), trails
 
 
 def _along_slices(evidence, date, trail):
@@ -78,12 +83,12 @@ def _along_slices(evidence, date, trail):
     return min(angle, 90.0 - angle) < _PARALLEL_DEG
 
 
-def _difference(evidence, survey):
+def _difference(evidence, survey, off_arcsec):
     """Difference to the others in units of its noise; NaN around sources, whose shape the seeing changes."""
     others = evidence.others(survey)
     noise = np.sqrt(survey.white_variance)
     scaled = (survey.white - others) / noise
-    return np.where(evidence.calm(survey), scaled, np.nan)
+    return np.where(evidence.calm(survey, off_arcsec), scaled, np.nan)
 
 
 def straight_line(image, inside):

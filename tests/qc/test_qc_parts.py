@@ -10,6 +10,7 @@ import pytest
 from musedeep.errors import InputError
 from musedeep.kernels.survey import count_rows, survey_rows
 from musedeep.muse import pack_origin
+from musedeep.qc.background import _edge_level as edge_level
 from musedeep.qc.deep import APERTURES, BANDS, Deep, blank_sky, robust_scatter
 from musedeep.qc.deep import _aperture_ratios as aperture_ratios
 from musedeep.qc.evidence import Evidence, Finding, finding
@@ -30,7 +31,7 @@ def survey_of(rows, plane, flux, variance, weight, blank, share=1.0):
     out = [np.empty(n, np.float32) for _ in range(4)]
     usable = np.empty(n, np.uint8)
     planes, slices = np.zeros((len(flux), 7)), np.zeros((1152, 4))
-    columns, lines = np.zeros((128, 4)), np.zeros((40, 3))
+    columns, lines = np.zeros((24 * 128, 4)), np.zeros((40, 3))
     origin = pack_origin(30, 2000, 3, 5, 0) * np.ones(n, np.uint32)
     geometry = np.eye(3), np.zeros(2), 2.0, share, np.full(3, 0.6), 0, np.zeros(2, np.int64)
     cube = flux, variance, weight, blank, np.array([5000.0, 1.0, 1.0])
@@ -63,7 +64,7 @@ def test_rows_are_held_against_the_cube():
     assert total[2] / total[0] == pytest.approx(0.0, abs=0.2)
     assert total[4] / total[0] == pytest.approx(1.0, abs=0.03)
     assert total[6] / total[0] == pytest.approx(36.0)
-    assert slices[2 * 48 + 4, 0] == columns[30, 0] == total[0]
+    assert slices[2 * 48 + 4, 0] == columns[2 * 128 + 30, 0] == total[0]
     assert (lines[[1, 11, 21, 31], 0] > 0).all()
     assert lines[:, 0].sum() == total[0]
 
@@ -88,6 +89,21 @@ def test_a_row_that_is_part_of_the_cube_scatters_less_about_it():
         assert planes[0, 6] == pytest.approx(expected, rel=1e-5)
         square += planes[0, 4]
     assert 20 < square < 90
+
+
+def test_an_ifu_of_its_own_level_whose_sky_lies_at_the_ends_of_slices_makes_no_edge():
+    columns = np.zeros((24, 128, 4))
+    columns[:8, 20:95, 0] = 400
+    columns[3, 26:89, 0] = 60  # sources in the middle
+    columns[3, :, 2] = 8 * columns[3, :, 0]
+    columns[..., 3] = 4 * columns[..., 0]
+    off, error = edge_level(columns.copy())
+    assert abs(off) < 1e-9
+    columns[:, [20, 21, 22, 92, 93, 94], 2] += 3 * columns[:, [20, 21, 22, 92, 93, 94], 0]
+    off, error = edge_level(columns)
+    assert off == pytest.approx(3.0)
+    assert error == pytest.approx(2 / np.sqrt(8 * 6 * 400), rel=0.2)
+    assert np.isnan(edge_level(columns * 0)[0])
 
 
 def test_chosen_rows_are_counted_by_spaxel():
