@@ -78,6 +78,7 @@ def diagnose(evidence, rejections=None):
     peak = flux_peak(evidence.deep.white)
     findings = [
         misalignment,
+        find_line_misalignment(evidence).without(misalignment.exposures),
         crater,
         find_blur(evidence, check),
         flux,

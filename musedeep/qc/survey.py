@@ -27,7 +27,7 @@ _FEWEST_BINS = 24
 _CLIP = 4.0
 _ROWS_AT_ONCE = 2_000_000
 _SLAB_BYTES = 48e6
-_FORMAT = 4
+_FORMAT = 6
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _survey(item, *, cube_path, masks, line, key):
 class _Work:
     """The sums of one exposure."""
 
-    def __init__(self, recipe, store, blank, velocity):
+    def __init__(self, recipe, store, blank, velocity, line):
         from musedeep.kernels.survey import SURVEY_COLUMNS
 
         self.recipe, self.store, self.exposure = recipe, store, recipe.exposures[0]
