@@ -98,7 +98,7 @@ def write_preview(result, path):
     -------
     Path
     """
-    canvas = make_canvas(common_frame(result.images), result.images, result.offsets)
+    canvas = _canvas_of(result)
     stack = Stack(canvas)
     for image, offset in zip(result.images, result.offsets, strict=True):
         stack.add(image, offset)
@@ -117,7 +117,7 @@ def write_exposure_map(result, path):
     -------
     Path
     """
-    canvas = make_canvas(common_frame(result.images), result.images, result.offsets)
+    canvas = _canvas_of(result)
     seconds = np.zeros(canvas.shape, np.float32)
     for image, offset in zip(result.images, result.offsets, strict=True):
         exptime = image.exptime if math.isfinite(image.exptime) else 0.0
@@ -133,6 +133,11 @@ def write_exposure_map(result, path):
         }
         cards |= {f"HIERARCH ESO QC EXPALIGN EXPTIME {name}": float(value) for name, value in figures.items()}
     return _write(np.where(seconds > 0, seconds, np.nan), canvas, "EXPOSURE_MAP", path, **cards)
+
+
+def _canvas_of(result):
+    """A canvas that holds all images, aligned."""
+    return make_canvas(common_frame(result.images), result.images, result.offsets)
 
 
 def _write(values, canvas, category, path, **cards):
