@@ -185,6 +185,15 @@ def test_an_image_ties_coordinates(sky, tmp_path):
     np.testing.assert_allclose(found.table["DEC_OFFSET"] * 3600, [-2.0, 0.4], atol=0.005)
 
 
+def test_sources_are_weighed_by_their_errors(sky, tmp_path):
+    field = dithered(sky(stars=40, flux=(1e3, 1e5)), 5)
+    paths = field.write(tmp_path)
+    weighed, alike = (
+        rms(field.shift_errors(align_exposures(paths, weight=w).result.offsets)) for w in (True, False)
+    )
+    assert weighed < 0.7 * alike
+
+
 def test_the_list_is_written_with_its_quality(sky, tmp_path):
     field = dithered(sky(stars=25), 3)
     found = align_exposures(field.write(tmp_path))

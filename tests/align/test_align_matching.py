@@ -12,6 +12,15 @@ def test_the_vote_finds_a_large_shift_among_many_strangers():
     assert result.count >= 24 and result.score > 20
 
 
+def test_with_too_few_bins_strangers_outvote_the_shift():
+    rng = np.random.default_rng(8)
+    places = rng.uniform(-30, 30, (60, 2))
+    others = np.concatenate([places[:12] + (21.3, -17.8), rng.uniform(-30, 30, (48, 2))])
+    fine, coarse = (vote(0, 1, places, others, (30.0,), bins) for bins in (60, 4))
+    np.testing.assert_allclose(fine.shift, (-21.3, 17.8), atol=0.02)
+    assert np.hypot(*(coarse.shift - fine.shift)) > 1.0 and coarse.score < fine.score
+
+
 def test_three_stars_are_enough():
     places = np.array([[0.0, 0.0], [5.0, 3.0], [-4.0, 7.0]])
     result = vote(0, 1, places, places - (8.25, 1.5), (30.0,), 60)

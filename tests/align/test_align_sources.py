@@ -113,3 +113,32 @@ def test_the_background_is_that_of_the_dark_part():
     background = background_of(values, 0.05, 0.1)
     assert 45 < background.median < 50
     assert background.sigma == pytest.approx(3, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"bkgignore": 0.6},
+        {"bkgfraction": 0.9},
+        {"threshold": 400.0, "step": 5.0, "iterations": 2},
+        {"roundmin": 0.0},
+        {"roundmax": 0.0},
+        {"sharpmin": 0.45},
+        {"sharpmax": 0.45},
+    ],
+    ids=lambda changes: next(reversed(changes)),
+)
+def test_every_option_of_the_detection_does_something(sky, changes):
+    image = sky(stars=30, galaxies=5, seed=2).add(fwhm=0.9).images[0]
+    usual = {"threshold": 400.0, "step": 5.0, "srcmin": 20} if "iterations" in changes else {}
+    before, after = (find_sources(image, AlignSettings(**usual | more)) for more in ({}, changes))
+    shape = "sharp" in next(reversed(changes)) or "round" in next(reversed(changes))
+    if shape:
+        limit = next(reversed(changes.values()))
+        values = after.sharpness if "sharpmin" in changes or "sharpmax" in changes else after.roundness
+        inside = values >= limit if next(reversed(changes)).endswith("min") else values <= limit
+        assert inside.all() and 0 < len(after) < len(before)
+    elif "iterations" in changes:
+        assert before.threshold < 390.0 and after.threshold == 390.0
+    else:
+        assert after.background.median > before.background.median
