@@ -32,7 +32,16 @@ class _Attempt:
 
 
 def run_tasks(
-    function, items, *, client=None, workers=None, window=2, retries=2, progress=None, describe=repr
+    function,
+    items,
+    *,
+    client=None,
+    workers=None,
+    window=2,
+    retries=2,
+    progress=None,
+    describe=repr,
+    stop=None,
 ):
     """Call `function` on every item, a bounded number at a time, and yield results as they come.
 
@@ -54,6 +63,8 @@ def run_tasks(
         Is started with the number of items and advanced by one for each that is done.
     describe : callable, optional
         Gives the words for an item in messages.
+    stop : callable, optional
+        Ends what tasks wait for in this process, when the work is broken off.
 
     Yields
     ------
@@ -76,6 +87,8 @@ def run_tasks(
     finally:
         for future in run.pending:
             future.cancel()
+        if run.pending and stop is not None:
+            stop()
         # What runs on threads is waited for: it holds files open and ends soon.
         pool.close()
         if progress is not None:

@@ -17,8 +17,8 @@ PATHS = sorted(PACKAGE.rglob("*.py"))
 
 # Imports point down. Rooms of one level import each other only from `execute` and `plan` downwards.
 LEVELS = [
-    {"errors", "kernels", "kinds", "muse", "options", "presets", "progress", "settings",
-     "thresholds"},
+    {"errors", "kernels", "kinds", "muse", "options", "presets", "progress",
+     "reduction", "runlog", "settings", "thresholds"},
     {
         "accessor", "arena", "block", "correlation", "depth", "exposures", "field", "fitsstream", "grid",
         "images", "keywords", "layout", "lineage", "lock", "masks", "names", "offsets", "picture", "pixtable",
@@ -28,7 +28,7 @@ LEVELS = [
     {"certificates", "clusters", "execute", "plan", "ranks", "submissions"},
     {"align", "combine", "ingest", "products", "reduce", "select", "validate"},
     {"qc"},
-    {"demo", "explore", "monitor"},
+    {"apart", "demo", "explore", "monitor"},
     {"pipeline"},
     {"cli"},
     {"__main__"},

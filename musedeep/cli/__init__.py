@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 # These add their subcommands.
-from musedeep.cli import align, select, simulation, stages, validate  # noqa: F401
+from musedeep.cli import align, reduction, select, simulation, stages, validate  # noqa: F401
 from musedeep.cli.command import cli
 from musedeep.errors import MuseDeepError
 

@@ -127,6 +127,7 @@ DRY_RUN = click.option("--dry-run", is_flag=True, help="only tell what it would 
 _ORDER = (
     "demo",
     "simulate",
+    "reduce",
     "select",
     "init",
     "info",

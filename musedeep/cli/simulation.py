@@ -60,7 +60,7 @@ def _simulate(folder, raw, quiet, **values):
     progress.close()
     click.echo(f"{len(paths)} files in {folder}")
     if raw:
-        click.echo(f"Master calibrations for them are in {folder}/calib")
+        click.echo(f"Next: musedeep reduce {folder}/raw --calibrations {folder}/calib -o {folder}/reduced")
     else:
         click.echo(f"Next: musedeep run {folder}/PIXTABLE_REDUCED_*.fits -o {folder}/field")
 

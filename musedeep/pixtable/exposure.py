@@ -1,6 +1,7 @@
 """Exposures: the pixel tables that were taken together, and the facts of their headers."""
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -47,6 +48,14 @@ class Exposure:
     ob_id: str
     ob_name: str
     prog_id: str
+
+    @property
+    def reduction(self) -> dict:
+        """What `musedeep reduce` wrote down beside the table: its record, empty where there is none."""
+        try:
+            return json.loads(self.tables[0].path.with_suffix(".json").read_text())
+        except (OSError, ValueError):
+            return {}
 
     @classmethod
     def from_tables(cls, tables: Sequence[PixelTable]) -> "Exposure":

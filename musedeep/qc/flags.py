@@ -12,7 +12,8 @@ from musedeep.qc.photometry import saturated_pixels
 __all__ = ["Bit", "access_of", "acquisition_pattern", "flag_cards", "qc_bits", "qc_flag"]
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d[:_]\d\d[:_]\d\d(?:\.\d+)?)")
-_SKY_FAILED = "master sky fit failed with error code 21"
+# in the words of older and of newer pipelines
+_SKY_FAILED = re.compile(r"(?:master )?sky (?:line )?fit failed with error code \d+", re.IGNORECASE)
 _MOST_LETTERS = 68
 
 
@@ -70,12 +71,7 @@ def qc_bits(evidence, diagnosis, matched):
         Bit(6, "NUM_SAT", int(saturated >= limits["saturation"]), f"at most {saturated} saturated pixels"),
         Bit(7, "NUM_SRC", int(sources == 0), f"{sources} sources"),
         Bit(8, "HISTO_BKG", int(peak <= -limits["over_subtraction"]), f"HISTO_17 = {_number(peak, 2)}"),
-        Bit(
-            9,
-            "LSHIFT_MAX",
-            int(shift.alarm),
-            f"sky lines off by {_number(abs(shift.value), 3)} Angstrom" if shift.measured else shift.note,
-        ),
+        _line_shift(evidence, shift),
         _alignment(diagnosis, limits["offset_arcsec"], matched),
     ]
 
@@ -97,7 +93,7 @@ def _sky_fit(evidence):
             log = table.path.with_suffix(".log")
             if log.exists():
                 read += 1
-                if _SKY_FAILED in log.read_text(errors="replace"):
+                if _SKY_FAILED.search(log.read_text(errors="replace")):
                     failed.append(date)
     comment = f"failed for {', '.join(failed)}" if failed else f"{read} logs read, none tells of a failure"
     return Bit(1, "CHECK_BKG", int(bool(failed)), comment if read else "no log beside the pixel tables")
@@ -135,6 +131,17 @@ def _arc_times(header):
             found = _TIME.search(str(header.get(key.replace(" CATG", " NAME"), "")))
             if found:
                 yield Time(found[1].replace("_", ":")).mjd
+
+
+def _line_shift(evidence, shift):
+    """What is left of the lines of the sky, and by how much the reduction had moved the wavelengths."""
+    comment = f"sky lines off by {_number(abs(shift.value), 3)} Angstrom" if shift.measured else shift.note
+    records = [exposure.reduction.get("qc", {}) for exposure in evidence.exposures.values()]
+    moved = [abs(record["shift_angstrom"]) for record in records if "shift_angstrom" in record]
+    if moved:
+        comment += f"; wavelengths were moved by {max(moved):.3f} Angstrom at most"
+    high = max(moved, default=0.0) >= evidence.thresholds["wavelength_shift"]
+    return Bit(9, "LSHIFT_MAX", int(shift.alarm or high), comment)
 
 
 def _alignment(diagnosis, most_arcsec, matched):

@@ -52,7 +52,8 @@ def _slope(x, y):
 
 
 def saturated_pixels(evidence):
-    """Saturated pixels of every exposure: what its header tells, or the rows with that flag if they are more.
+    """Saturated pixels of every exposure: what its header or the record of its reduction tells, or the rows
+    with that flag if they are more.
 
     Returns
     -------
@@ -62,6 +63,7 @@ def saturated_pixels(evidence):
     for survey in evidence.surveys:
         header = evidence.exposures[survey.date_obs].header
         told = [header.get(f"ESO QC {name} NSATURATED", 0) for name in ("SCIBASIC", "SCIPOST")]
+        told.append(evidence.exposures[survey.date_obs].reduction.get("qc", {}).get("saturated", 0))
         told = [value for value in told if isinstance(value, int | float)]
         result[survey.date_obs] = int(max([survey.saturated.sum(), *told]))
     return result

@@ -130,7 +130,7 @@ def test_the_command_writes_raw_frames(tmp_path):
     )
     run = CliRunner().invoke(cli, ["simulate", str(tmp_path / "s"), *words.split()])
     assert run.exit_code == 0, run.output
-    assert "Master calibrations" in run.output
+    assert "musedeep reduce" in run.output
     assert len(list((tmp_path / "s" / "raw").glob("*.fits"))) == 1
     refused = CliRunner().invoke(cli, ["simulate", str(tmp_path / "t"), "--ifus", "3"])
     assert isinstance(refused.exception, UsageError)

@@ -1,0 +1,174 @@
+"""The tasks of a reduction: a recipe for one IFU, one SKY frame or one exposure, done once and remembered."""
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from astropy.io import fits
+from astropy.time import Time
+
+from musedeep.muse import PIXTABLE_PREFIX
+from musedeep.reduce.recipes import find_engine, run_recipe, stopping
+from musedeep.reduce.records import harvest_qc, read_record, write_record
+from musedeep.reduction import ReductionSettings
+
+__all__ = ["Task", "finished", "link_name", "run_task"]
+
+_DONE = "done.json"
+_TIMED = re.compile(r"\d{4}-\d\d-\d\dT\d\d[:_]\d\d[:_]\d\d")
+_MOST_LINES = 20
+
+
+@dataclass(frozen=True)
+class Task:
+    """One recipe to run.
+
+    Attributes
+    ----------
+    step : str
+        ``scibasic``, ``create_sky`` or ``scipost``.
+    exposure : str
+        DATE-OBS of the frame.
+    ifu : int or None
+    frames : tuple of (Path, str, str)
+        Files, tags and names as for `run_recipe`.
+    parameters : dict
+    expected : dict of str to int
+        Products that have to be there.
+    folder : Path
+        Private to the task.
+    settings : ReductionSettings
+    key : str
+        Hash of all that the result depends on.
+    ifu_count : int
+        IFUs that go into the product.
+    """
+
+    step: str
+    exposure: str
+    ifu: int | None
+    frames: tuple
+    parameters: dict
+    expected: dict
+    folder: Path
+    settings: ReductionSettings
+    key: str
+    ifu_count: int = 1
+
+    @property
+    def words(self):
+        """What the task is, for messages."""
+        return f"muse_{self.step} of {self.exposure}" + (f", IFU {self.ifu}" if self.ifu else "")
+
+
+def finished(folder, key):
+    """The record of a task that is done with a key, its products still there; else None.
+
+    Parameters
+    ----------
+    folder : Path
+    key : str
+
+    Returns
+    -------
+    dict or None
+    """
+    record = read_record(folder / _DONE)
+    if record is None or record["key"] != key:
+        return None
+    for name, size in record["products"].items():
+        path = folder / name
+        if not path.exists() or path.stat().st_size != size:
+            return None
+    return record
+
+
+def run_task(task):
+    """Run a recipe as often as the settings allow, and write down what came of it.
+
+    Parameters
+    ----------
+    task : Task
+
+    Returns
+    -------
+    dict
+        ``state`` (done or failed), ``problems``, ``errors``, ``warnings``, ``seconds``, ``attempts``, ``qc``,
+        ``products`` (name to size), ``sky_fit_failed``, ``versions``, and what the task was.
+    """
+    known = finished(task.folder, task.key)
+    if known is not None:
+        return known
+    attempts = 0
+    while attempts <= task.settings.retries:
+        attempts += 1
+        run = run_recipe(
+            f"muse_{task.step}", task.frames, task.parameters, task.folder, task.expected, task.settings
+        )
+        problems = run.problems or _wrong_states(task, run)
+        if not problems or not run.worth_another_try or stopping():
+            break
+    record = {
+        "step": task.step,
+        "exposure": task.exposure,
+        "ifu": task.ifu,
+        "state": "failed" if problems else "done",
+        "problems": problems,
+        "errors": run.errors[:_MOST_LINES],
+        "warnings": run.warnings[:_MOST_LINES],
+        "seconds": round(run.seconds, 2),
+        "attempts": attempts,
+        "status": run.status,
+        "sky_fit_failed": run.sky_fit_failed,
+        "parameters": task.parameters,
+        "inputs": {name: tag for _, tag, name in task.frames},
+        "versions": find_engine(task.settings.esorex),
+        "qc": {},
+        "products": {},
+        "key": task.key,
+    }
+    if problems:
+        return record
+    for path in run.products:
+        record["qc"] |= harvest_qc(path)
+    record["products"] = {path.name: path.stat().st_size for path in run.products}
+    shutil.rmtree(task.folder / "inputs")
+    write_record(task.folder / _DONE, record)
+    return record
+
+
+def link_name(frame, ifu=0):
+    """Name under which headers quote a calibration: one that tells its time.
+
+    Parameters
+    ----------
+    frame : Frame
+    ifu : int
+        0 for a file of all IFUs.
+
+    Returns
+    -------
+    str
+    """
+    if _TIMED.search(frame.path.name) or not frame.mjd == frame.mjd:
+        return frame.path.name
+    time = Time(frame.mjd, format="mjd").isot[:19].replace(":", "_")
+    return f"{frame.tag}{f'-{ifu:02d}' if ifu else ''}_{time}.fits"
+
+
+def _wrong_states(task, run):
+    """What the header of a reduced table says was left out without an error."""
+    if task.step != "scipost":
+        return []
+    table = next(path for path in run.products if path.name.startswith("PIXTABLE_REDUCED"))
+    header, problems = fits.getheader(table), []
+    if header.get(f"{PIXTABLE_PREFIX}FLUXCAL") is not True:
+        problems.append(
+            f"{table.name} is not flux calibrated although the recipe succeeded; does STD_RESPONSE "
+            "fit the data?"
+        )
+    merged = header.get(f"{PIXTABLE_PREFIX}MERGED", 1)
+    if merged != task.ifu_count:
+        problems.append(f"{table.name} holds {merged} IFUs, not {task.ifu_count}")
+    return problems
