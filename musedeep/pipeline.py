@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
 
+from musedeep.apart import run_apart
 from musedeep.clusters import become_worker, check_workers, connect
 from musedeep.errors import InputError, MuseDeepError
 from musedeep.execute import peak_memory, reset_peak_memory
@@ -19,6 +20,7 @@ from musedeep.field import Field, folder_bytes, open_field
 from musedeep.lock import holder_of, run_lock
 from musedeep.monitor import Monitor, performance, read_state
 from musedeep.progress import Progress, duration
+from musedeep.runlog import log_to
 
 __all__ = [
     "STAGES",
@@ -145,7 +147,7 @@ def run(field, client=None, *, stages=STAGES, progress=True):
     began = time.monotonic()
     if client is None:
         become_worker(field.settings.run.cluster, field.folder)
-    with run_lock(field.lock_path), _log_to(field.log_path), _workers_of(field, client, progress) as client:
+    with run_lock(field.lock_path), log_to(field.log_path), _workers_of(field, client, progress) as client:
         monitor = Monitor(field.state_path, client)
         _log_beginning(field, client)
         try:
@@ -324,7 +326,7 @@ def _run_stage(stage, field, client, progress, monitor):
     plan, facts = _STAGES[stage](field, client, shown)
     seconds = time.monotonic() - began
     # The FITS files are written by this process, whoever computed the blocks.
-    measured = peak_memory(client if stage != "products" else None)
+    measured = max(peak_memory(client if stage != "products" else None), facts.get("peak_bytes", 0))
     predicted = plan.peak_bytes if plan is not None else None
     _log.info(
         "%s: %s; peak memory of a worker %s, predicted %s; %s",
@@ -345,6 +347,10 @@ def _align(field, client, progress):
         return None, measure_offsets(field)
     plan = plan_align(field, client)
     plan.check()
+    if client is None:
+        # its libraries take 100 MB, of which the stages after it have better use
+        facts, peak = run_apart(measure_offsets, field, progress=progress)
+        return plan, facts | {"peak_bytes": peak}
     return plan, measure_offsets(field, client, progress)
 
 
@@ -430,23 +436,6 @@ def _workers_of(field, client, progress):
             return
         with performance(client, field.folder / "performance.html"):
             yield client
-
-
-@contextmanager
-def _log_to(path):
-    """Everything the package logs goes to the field's log for the time of a ``with`` block."""
-    package = logging.getLogger("musedeep")
-    level = package.level
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    package.addHandler(handler)
-    package.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        package.removeHandler(handler)
-        package.setLevel(level)
-        handler.close()
 
 
 def _log_beginning(field, client):
