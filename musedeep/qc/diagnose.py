@@ -68,8 +68,8 @@ def diagnose(evidence, rejections=None):
     structured = {*quadrant.exposures, *ifu.exposures, *edge.exposures}
     shifts = {date: misalignment.values[date] for date in misalignment.exposures}
     trail, trails = find_trails(evidence, structured, shifts)
-    # a trail brightens the IFUs that it crosses, a quadrant those in it, and the ends of their slices; but one
-    # IFU may be most of what a quadrant has of blank sky
+    # a trail brightens the IFUs that it crosses, a quadrant those in it, and the ends of their slices; but a
+    # single IFU may be most of what a quadrant has of blank sky
     quadrant = quadrant.without({*trail.exposures, *(lone_ifus(evidence) & {*ifu.exposures})})
     edge = edge.without({*trail.exposures, *quadrant.exposures})
     ifu = ifu.without({*trail.exposures, *quadrant.exposures, *edge.exposures})

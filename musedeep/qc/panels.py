@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from matplotlib.patches import Circle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullLocator
 from scipy.ndimage import gaussian_filter
@@ -15,6 +16,9 @@ __all__ = [
     "draw_apertures", "draw_bars", "draw_exposure_map", "draw_findings", "draw_footer", "draw_fwhm",
     "draw_header", "draw_histogram", "draw_noise", "draw_sources", "runs_of",
 ]  # fmt: skip
+
+
+_SHORT = {"sigma": "σ", "Angstrom": "Å", "1e-20": ""}
 
 
 def draw_sources(axes, image, blank, grid, x, y, label):
@@ -32,10 +36,12 @@ def _compass(axes, grid):
     cd = np.linalg.inv(np.array(grid.cd))
     ny, nx = grid.shape[1:]
     length = 0.07 * min(nx, ny)
-    for name, sky in (("N", (0.0, 1.0)), ("E", (1.0, 0.0))):
-        way = cd @ sky
-        way = way / np.hypot(*way) * length
-        x, y = 0.9 * axes.get_xlim()[1], 0.83 * axes.get_ylim()[1]
+    x, y = 0.9 * axes.get_xlim()[1], 0.83 * axes.get_ylim()[1]
+    ways = [cd @ sky for sky in ((0.0, 1.0), (1.0, 0.0))]
+    ways = [way / np.hypot(*way) * length for way in ways]
+    middle = np.array([x, y]) + 0.55 * sum(ways)
+    axes.add_patch(Circle(middle, 1.55 * length, color=PAPER, alpha=0.65, lw=0))
+    for name, way in zip("NE", ways, strict=True):
         axes.annotate(
             "", (x + way[0], y + way[1]), (x, y), arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 0.9}
         )
@@ -167,7 +173,9 @@ def draw_exposure_map(figure, axes, evidence):
         inside = np.isfinite(survey.on_grid(survey.white, deep.white.shape)).astype(float)
         # the teeth of turned slices are no shape of the pointing
         axes.contour(gaussian_filter(inside, 2.0), levels=[0.5], colors=[INK], linewidths=0.35, alpha=0.5)
-    bar = figure.colorbar(shown, ax=axes, fraction=0.046, pad=0.03)
+    # beside the image, whose shape is not that of its place
+    axes.set_anchor("W")
+    bar = figure.colorbar(shown, cax=axes.inset_axes([1.03, 0.0, 0.045, 1.0]))
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7, length=2)
     title(axes, "exposure time [h]")
@@ -191,7 +199,7 @@ def draw_findings(axes, findings):
     axes.set_axis_off()
     axes.set_xlim(0, 1)
     axes.set_ylim(len(findings) - 0.4, -0.9)
-    title(axes, "diagnostics")
+    title(axes, "diagnostics", "alarm beyond")
     for row, found in enumerate(findings):
         colour = RED if found.alarm else GREEN
         face = colour if found.measured else PAPER
@@ -206,8 +214,9 @@ def draw_findings(axes, findings):
             if found.measured
             else "–"
         )
-        axes.text(0.79, row, value, fontsize=7, va="center", ha="right", color=ink)
-        axes.text(0.83, row, f"{found.threshold:g} {found.unit}", fontsize=6.5, va="center", color=FAINT)
+        axes.text(0.73, row, value, fontsize=7, va="center", ha="right", color=ink)
+        limit = f"{found.threshold:g} {_SHORT.get(found.unit, found.unit)}".strip()
+        axes.text(1.0, row, limit, fontsize=6.5, va="center", ha="right", color=FAINT)
 
 
 def draw_header(figure, left, right):

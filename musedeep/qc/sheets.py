@@ -67,10 +67,10 @@ def draw_deep(path, name, evidence, diagnosis, bits, facts):
             figure, name, f"first OB {first.ob_name}   ·   {first.date_obs}   ·   {first.mode}"
         )
         places = figure.add_gridspec(
-            3, 4, left=0.045, right=0.965, top=0.895, bottom=0.135, hspace=0.62, wspace=0.34,
-            width_ratios=[1.15, 1.15, 1.1, 1.0],
+            3, 4, left=0.07, right=0.965, top=0.895, bottom=0.135, hspace=0.62, wspace=0.34,
+            width_ratios=[1.0, 1.0, 1.05, 1.1],
         )  # fmt: skip
-        big = figure.add_subplot(places[:2, :2])
+        big = figure.add_subplot(places[:2, :2], anchor="W")
         panels.draw_sources(big, deep.white, deep.blank, evidence.grid, deep.x, deep.y, "white light, deep")
         panels.draw_histogram(figure.add_subplot(places[0, 2]), deep.white, diagnosis.peak, close=True)
         panels.draw_histogram(figure.add_subplot(places[1, 2]), deep.white, diagnosis.peak, close=False)
@@ -308,7 +308,7 @@ def draw_growth(path, name, evidence, diagnosis, grown):
         figure = new_figure(_WIDE, 7.2)
         panels.draw_header(figure, f"{name}: how it grew", f"{len(evidence.surveys)} exposures")
         places = figure.add_gridspec(
-            3, 3, left=0.06, right=0.97, top=0.88, bottom=0.075, hspace=0.75, wspace=0.28,
+            3, 3, left=0.06, right=0.935, top=0.88, bottom=0.075, hspace=0.75, wspace=0.28,
             height_ratios=[1, 1, 0.85],
         )  # fmt: skip
         _draw_depth(figure.add_subplot(places[:2, 0]), grown)

@@ -99,6 +99,7 @@ def test_files_are_complete_and_small(spoilt):
         image = imread(path)
         assert image.shape[1] > 1000
         assert len(np.unique(image[..., 0])) > 100
+        assert (image[:, -24:] == 1).all() and (image[:, :10] == 1).all(), "something runs over the edge"
     assert json.loads((field.qc_dir / "assessment.json").read_text())["qcflag"] == found.flag
     table = Table.read(field.qc_dir / "noise.ecsv")
     assert len(table) == len(Deep.load(field.qc_dir / "deep.npz").wavelength)
