@@ -23,7 +23,7 @@ LEVELS = [
         "accessor", "arena", "block", "correlation", "depth", "exposures", "field", "fitsstream", "grid",
         "images", "keywords", "layout", "lineage", "lock", "masks", "names", "offsets", "picture", "pixtable",
         "reads", "recipe", "resolution", "shards", "simulate", "sky", "store", "versions", "weights",
-        "witness",
+        "witness", "access",
     },
     {"certificates", "clusters", "execute", "plan", "ranks", "submissions"},
     {"align", "combine", "ingest", "products", "reduce", "select", "validate"},

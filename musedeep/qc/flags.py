@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from musedeep.access import product_access
 from musedeep.qc.photometry import saturated_pixels
 
 __all__ = ["Bit", "access_of", "acquisition_pattern", "flag_cards", "qc_bits", "qc_flag"]
@@ -191,14 +192,11 @@ def access_of(exposures, months, today=None):
     since : datetime.date
         From when it is public.
     """
-    today = today or datetime.datetime.now(datetime.UTC).date()
     exposures = list(exposures)
-    last = max(datetime.date.fromisoformat(e.date_obs[:10]) for e in exposures)
-    since = last + datetime.timedelta(days=math.ceil(months * 365.25 / 12))
-    runs = sorted({e.prog_id for e in exposures})
-    if since <= today:
-        return "public", since
-    return (f"PI of {runs[0] or 'an unknown run'}" if len(runs) == 1 else "nobody"), since
+    private = datetime.timedelta(days=math.ceil(months * 365.25 / 12))
+    days = [datetime.date.fromisoformat(e.date_obs[:10]) + private for e in exposures]
+    today = today or datetime.datetime.now(datetime.UTC).date()
+    return product_access(days, (e.prog_id for e in exposures), today)
 
 
 def flag_cards(bits, comments):

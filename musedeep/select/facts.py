@@ -6,6 +6,7 @@ from datetime import date, timedelta
 
 from astropy.time import Time
 
+from musedeep.access import product_access
 from musedeep.select.names import name_likeness
 from musedeep.select.parts import find_pointings
 
@@ -83,11 +84,8 @@ def access_of(taken, notes, settings):
         known = notes.released.get(decision.candidate.arcfile)
         seen = date.fromisoformat(decision.candidate.date_obs[:10])
         days.append(date.fromisoformat(known) if known else seen + timedelta(days=settings.private_days))
-    last = max(days, default=date.max)
-    if last <= today_of(settings):
-        return "public", last.isoformat()
-    runs = sorted({decision.candidate.run for decision in taken})
-    return (f"PI of {runs[0] or 'unknown run'}" if len(runs) == 1 else "nobody"), last.isoformat()
+    access, last = product_access(days, (d.candidate.run for d in taken), today_of(settings))
+    return access, last.isoformat()
 
 
 def crowding_of(decisions, settings, forced=None):
