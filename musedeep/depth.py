@@ -167,18 +167,21 @@ def _weighted_median(values, weights):
 
 def _smoothed(image, fwhm_pixels):
     """Mean of the valid pixels around each, weighted by a Gaussian cut off at one FWHM on either side."""
-    from scipy.ndimage import correlate1d
-
     reach = np.arange(-int(fwhm_pixels), int(fwhm_pixels) + 1)
     kernel = np.exp(-0.5 * (reach * _FWHM_OF_SIGMA / fwhm_pixels) ** 2)
     valid = np.isfinite(image)
     total, weight = np.where(valid, image, 0.0), valid.astype(np.float64)
-    for axis in (0, 1):
-        # scipy's "reflect" repeats the pixel at the edge.
-        total, weight = (correlate1d(values, kernel, axis, mode="reflect") for values in (total, weight))
+    for _ in range(2):  # along x, then along y
+        total, weight = (_along_x(values, kernel).T for values in (total, weight))
     # Sums of zeros only, which rounding may leave a little beside 0.
     empty = weight <= 1e-12
     return np.where(empty, np.nan, total / np.where(empty, 1.0, weight))
+
+
+def _along_x(values, kernel):
+    """Sums with a kernel along x; beyond the edges the pixels are repeated as in a mirror."""
+    padded = np.pad(values, ((0, 0), (kernel.size // 2,) * 2), mode="symmetric")
+    return sum(factor * padded[:, n : n + values.shape[1]] for n, factor in enumerate(kernel))
 
 
 def _noise_below_mode(values):
@@ -316,8 +319,12 @@ class VarianceHistogram:
 
     def add(self, variance):
         """Add variances: ndarray of any shape, float32; what is not finite or not above 0 does not count."""
-        values = np.asarray(variance, np.float32)
-        values = values[(values > 0) & (values < np.inf)]
+        variance = np.asarray(variance, np.float32)
+        # plane by plane, as counting takes six times the memory of the values
+        for plane in variance if variance.ndim > 2 else [variance]:
+            self._add(plane[(plane > 0) & (plane < np.inf)])
+
+    def _add(self, values):
         self._fine += np.bincount(values.view(np.uint32) >> _FINE_SHIFT, minlength=len(self._fine))
         bins = (values[values < _ESO_VARIANCE_MOST].astype(np.float64) / _ESO_VARIANCE_BIN).astype(np.int64)
         self._coarse += np.bincount(bins, minlength=len(self._coarse))[: len(self._coarse)]

@@ -1,5 +1,6 @@
 """The ``musedeep`` command: words, options and exit codes; one subcommand a stage."""
 
+import gc
 import os
 import signal
 import sys
@@ -45,6 +46,8 @@ def main(arguments=None):
 
 def _main(arguments):
     _choose_kernel_cache()
+    # A run makes few cycles and keeps many objects (headers, blocks): looking for them often is for nothing.
+    gc.set_threshold(50_000, 20, 20)
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = cli.main(arguments, prog_name="musedeep", standalone_mode=False)

@@ -1,7 +1,6 @@
 """Quality as a stage of a run: whether it is done, and doing it."""
 
 from musedeep.field import folder_bytes
-from musedeep.qc.assess import assess_field, is_assessed
 
 __all__ = ["quality_state", "run_quality"]
 
@@ -21,10 +20,13 @@ def run_quality(field, client=None, progress=None):
     dict
         state ('off', 'kept' or 'assessed'); once assessed QCFLAG, verdict and files.
     """
-    if field.settings.qc.assess == "off" or is_assessed(field):
+    off = field.settings.qc.assess == "off"
+    if not off:
+        from musedeep.qc.assess import assess_field, is_assessed
+    if off or is_assessed(field):
         if progress is not None:
             progress.close()
-        return {"state": "off" if field.settings.qc.assess == "off" else "kept"}
+        return {"state": "off" if off else "kept"}
     found = assess_field(field, client=client, progress=progress)
     facts = {"state": "assessed", "QCFLAG": found.flag, "verdict": found.verdict}
     return facts | {"files": [str(field.qc_dir / "report.html")]}
