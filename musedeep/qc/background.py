@@ -15,7 +15,6 @@ __all__ = [
     "find_slice_edges",
     "find_wide_peak",
     "ifu_levels",
-    "lone_ifus",
 ]
 
 _FEWEST_SPAXELS = 40
@@ -23,8 +22,6 @@ _SURE = 5.0
 _FEWEST_ROWS = 500
 _EDGE_COLUMNS = 3
 _FEWEST_EDGE_ROWS = 50
-# One IFU stands alone where the next one lies off by at most this share.
-_MOST_BESIDE = 0.3
 # The noise of neighbouring spaxels of a white image is correlated: sums scatter by so much more.
 _CORRELATED = 2.0
 _NO_SKY = "too little sky away from sources"
@@ -119,23 +116,6 @@ def find_ifu_levels(evidence):
         values[survey.date_obs], sure[survey.date_obs] = _stands_out(levels, 2 * errors, noise)
     note = "an IFU of {exposures} has a level of its own ({value:+.1f} sigma): mask it, or calibrate slices"
     return finding(evidence, "background_ifu", values, note, sure=sure, none=_NO_SKY)
-
-
-def lone_ifus(evidence):
-    """Exposures of which one IFU has a level of its own and all others agree: no quadrant makes that.
-
-    Returns
-    -------
-    set of str
-        DATE-OBS.
-    """
-    lone = set()
-    for survey in _sky_surveys(evidence):
-        levels, _ = ifu_levels(survey)
-        off = np.sort(np.abs(levels - np.nanmedian(levels))[np.isfinite(levels)])
-        if len(off) > 3 and off[-2] < _MOST_BESIDE * off[-1]:
-            lone.add(survey.date_obs)
-    return lone
 
 
 def find_slice_edges(evidence):

@@ -11,7 +11,6 @@ from musedeep.qc.background import (
     find_quadrants,
     find_slice_edges,
     find_wide_peak,
-    lone_ifus,
 )
 from musedeep.qc.noise import find_variances
 from musedeep.qc.photometry import find_flux_scale, find_saturation
@@ -68,9 +67,8 @@ def diagnose(evidence, rejections=None):
     structured = {*quadrant.exposures, *ifu.exposures, *edge.exposures}
     shifts = {date: misalignment.values[date] for date in misalignment.exposures}
     trail, trails = find_trails(evidence, structured, shifts)
-    # a trail brightens the IFUs that it crosses, a quadrant those in it, and the ends of their slices; but a
-    # single IFU may be most of what a quadrant has of blank sky
-    quadrant = quadrant.without({*trail.exposures, *(lone_ifus(evidence) & {*ifu.exposures})})
+    # a trail brightens the IFUs that it crosses, a quadrant those in it, and the ends of their slices
+    quadrant = quadrant.without(trail.exposures)
     edge = edge.without({*trail.exposures, *quadrant.exposures})
     ifu = ifu.without({*trail.exposures, *quadrant.exposures, *edge.exposures})
     shift, lines = find_line_shifts(evidence)

@@ -11,7 +11,6 @@ from musedeep.errors import InputError
 from musedeep.kernels.survey import count_rows, survey_rows
 from musedeep.muse import pack_origin
 from musedeep.qc.background import _edge_level as edge_level
-from musedeep.qc.background import lone_ifus
 from musedeep.qc.deep import APERTURES, BANDS, Deep, blank_sky, robust_scatter
 from musedeep.qc.deep import _aperture_ratios as aperture_ratios
 from musedeep.qc.evidence import Evidence, Finding, finding
@@ -105,22 +104,6 @@ def test_an_ifu_of_its_own_level_whose_sky_lies_at_the_ends_of_slices_makes_no_e
     assert off == pytest.approx(3.0)
     assert error == pytest.approx(2 / np.sqrt(8 * 6 * 400), rel=0.2)
     assert np.isnan(edge_level(columns * 0)[0])
-
-
-def test_one_ifu_that_stands_alone_is_no_quadrant():
-    def survey(name, levels):
-        slices = np.zeros((24, 48, 4))
-        slices[10 : 10 + len(levels), :, 0] = 100
-        slices[10 : 10 + len(levels), :, 2] = 100 * np.array(levels)[:, None]
-        return types.SimpleNamespace(date_obs=name, slices=slices.reshape(-1, 4))
-
-    alone = survey("alone", [0.0, -0.9, -0.5, 6.7, -0.6, -0.4])
-    several = survey("several", [-0.9, -0.5, 3.7, 4.0, 1.9, 1.5])
-    few = survey("few", [0.0, 5.0])
-    evidence = types.SimpleNamespace(surveys=[alone, several, few], deep=types.SimpleNamespace(crowded=False))
-    assert lone_ifus(evidence) == {"alone"}
-    evidence.deep.crowded = True
-    assert lone_ifus(evidence) == set()
 
 
 def test_chosen_rows_are_counted_by_spaxel():
