@@ -3,6 +3,7 @@
     python benchmarks/memory.py --memory 500MB --exposures 32 128 512
     python benchmarks/memory.py --memory 500MB --exposures 128 512 --cluster processes
     python benchmarks/memory.py --memory 1GB --exposures --large 2.5e7
+    python benchmarks/memory.py --memory 500MB --exposures --mosaic 50
 
 A deep field has more rows in a voxel, so memory is where it hurts: it must stay within `memory=`, must be at
 most what the plan predicted, and must not grow with the number of exposures. The largest field is ingested;
@@ -12,6 +13,7 @@ figures are the peak resident size that the system saw, of the whole process or 
 
 import argparse
 import json
+import math
 import shutil
 import sys
 import tempfile
@@ -21,6 +23,8 @@ from harness import Report, megabytes, musedeep, repeated, row_count, simulated,
 
 # Simulated exposures that a field is made of, over and over again.
 DISTINCT = 8
+# Side of the pointings of a mosaic, arcsec: small, since it is the cube that counts.
+MOSAIC_FIELD = 15.0
 
 
 def measure_stage(report, stage, field, exposures, rows, options, *words):
@@ -67,6 +71,25 @@ def measure_field(report, files, folder, options, numbers):
     return found
 
 
+def measure_mosaic(report, folder, options):
+    """All stages of five pointings far apart, whose cube is far larger than the memory; peaks."""
+    far = options.mosaic
+    pointings = [(0.0, 0.0), *((x, y) for x in (-far, far) for y in (-far, far))]
+    files = simulated(folder / "mosaic", 5, 2.8e6, MOSAIC_FIELD, pointings=pointings, dither_arcsec=0.0)
+    field, rows = folder / "field-mosaic", row_count(files)
+    shutil.rmtree(field, ignore_errors=True)
+    musedeep("init", *files, "-o", field, "--offsets", files[0].parent / "OFFSET_LIST.fits")
+    stages = ("ingest", "combine", "products", "qc")
+    found = [measure_stage(report, stage, field, len(files), rows, options) for stage in stages]
+    # two variables of four bytes a voxel
+    shape = json.loads((field / "cube.zarr" / "zarr.json").read_text())["attributes"]["grid"]["shape"]
+    size = 8 * math.prod(shape)
+    report.note(
+        f"The mosaic has {' x '.join(map(str, shape))} voxels, {size / 1e6:.0f} MB of flux and variance."
+    )
+    return found
+
+
 def measure_all(options, folder):
     """All fields; whether memory held."""
     warm_up(folder)
@@ -89,6 +112,8 @@ def measure_all(options, folder):
     if options.large:
         large = simulated(folder / "large", 1, options.large, 60.0)
         found += measure_field(report, large, folder / "field-large", options, [1]).values()
+    if options.mosaic:
+        found += measure_mosaic(report, folder, options)
     for predicted, peak in found:
         if peak > megabytes(options.memory) * 1e6:
             report.fail(f"{peak / 1e6:.0f} MB are more than {options.memory}.")
@@ -105,6 +130,7 @@ def main():
     parser.add_argument("--rows", type=float, default=1e5, help="of an exposure")
     parser.add_argument("--field", type=float, default=8.0, help="side of the field in arcsec")
     parser.add_argument("--large", type=float, default=0.0, help="also an exposure of so many rows")
+    parser.add_argument("--mosaic", type=float, default=0.0, help="also five pointings so many arcsec apart")
     parser.add_argument("--cluster", default="threads", choices=("threads", "processes"))
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--reject", default="guarded", choices=("guarded", "eso", "none"))

@@ -375,7 +375,7 @@ def _combine(field, client, progress):
 
 def _products(field, client, progress):
     from musedeep.combine import mend_cube
-    from musedeep.products import product_notes, write_products
+    from musedeep.products import plan_products, product_notes, write_products
     from musedeep.store import DamagedCubeError
 
     cube = _combined(field)
@@ -384,19 +384,26 @@ def _products(field, client, progress):
             f"{field.cube_path} is not finished: {cube['done']} of {cube['total'] or 'its'} blocks are done "
             f"with these settings; run `musedeep combine {field.folder}` first"
         )
+    plan = plan_products(field)
+    plan.check()
     try:
         paths = write_products(field, progress=progress.reach)
     except DamagedCubeError as error:
         progress.failure(f"{error}: {len(mend_cube(field, client))} blocks were computed anew")
         paths = write_products(field, progress=progress.reach)
     progress.close()
-    return None, {"files": [str(path) for path in paths], "notes": product_notes(field)}
+    return plan, {"files": [str(path) for path in paths], "notes": product_notes(field)}
 
 
 def _qc(field, client, progress):
+    from musedeep.qc.effort import plan_quality
     from musedeep.qc.stage import run_quality
 
-    return None, run_quality(field, client, progress)
+    if field.settings.qc.assess == "off":
+        return None, run_quality(field, client, progress)
+    plan = plan_quality(field, client)
+    plan.check()
+    return plan, run_quality(field, client, progress)
 
 
 _STAGES = {"align": _align, "ingest": _ingest, "combine": _combine, "products": _products, "qc": _qc}

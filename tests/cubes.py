@@ -4,6 +4,7 @@ import itertools
 import shutil
 import subprocess
 from dataclasses import dataclass
+from datetime import date, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -62,8 +63,8 @@ def exposure_header(number):
     header["RA"], header["DEC"], header["EQUINOX"], header["RADECSYS"] = 53.16, -27.78, 2000.0, "FK5"
     header["EXPTIME"] = 900.0 + number
     header["MJD-OBS"] = 56879.0 + number
-    header["DATE-OBS"] = f"2014-08-{10 + number}T01:02:03.456"
-    header["ARCFILE"] = f"MUSE.2014-08-{10 + number}T01:02:03.456.fits"
+    header["DATE-OBS"] = f"{date(2014, 8, 10) + timedelta(number)}T01:02:03.456"
+    header["ARCFILE"] = f"MUSE.{header['DATE-OBS']}.fits"
     header["CHECKSUM"], header["DATASUM"], header["DATAMD5"] = "abc", "17", "f" * 32
     header["WCSAXES"], header["CTYPE1"], header["CD1_1"], header["CRPIX1"] = 2, "RA---TAN", -5.5e-5, 3.0
     header["HIERARCH ESO OBS ID"] = 200100 - number // 2

@@ -23,7 +23,8 @@ from test_images import reference_image, write_filter_list
 from musedeep.depth import measure_depth
 from musedeep.errors import InputError, UsageError, WorkError
 from musedeep.grid import VoxelGrid
-from musedeep.products import product_notes, write_products
+from musedeep.names import plot_name
+from musedeep.products import associate_files, product_notes, write_products
 from musedeep.store import CubeStore, Ledger
 
 NAMES = ["DATACUBE_DEEP", "IMAGE_FOV_DEEP", "EXPOSURE_MAP", "EXPOSURE_COUNT", "REJECTED_MAP", "DEPTH_MAP"]
@@ -184,6 +185,24 @@ def test_the_white_light_image_is_the_first_partner(tmp_path):
     found = [fits.getheader(path)["PRODCATG"] for path in paths]
     image, white, expmap = "ANCILLARY.IMAGE", "ANCILLARY.IMAGE.WHITELIGHT", "ANCILLARY.EXPMAP"
     assert found == ["SCIENCE.CUBE.IFS", image, white, expmap, image, image, image]
+
+
+def test_the_header_has_room_for_hundreds_of_exposures_and_their_plots(tmp_path):
+    field = make_field(tmp_path, exposures=300)
+    cube = write_products(field)[0]
+    plots = [tmp_path / plot_name(exposure) for exposure in field.exposures]
+    plots += [tmp_path / "r.MUSE.2014-08-10T01:02:03.456_dpc.png", tmp_path / "r.MUSE_dpc.log"]
+    for path in plots:
+        path.write_bytes(b"plot or log")
+    comments = [(f"QCCOMM{n}", "a" * 68, "") for n in range(1, 100)]
+    associate_files(field, plots, [("QCFLAG", "0" * 10, "quality flags"), *comments])
+    header = fits.getheader(cube)
+    assert header["NCOMBINE"] == 300
+    assert {f"PROV{n}" for n in range(1, 301)} <= set(header) and "PROV301" not in header
+    assert {f"OBID{n}" for n in range(1, 151)} <= set(header) and "OBID151" not in header
+    assert sum(key.startswith("ASSON") for key in header) == 5 + 302
+    assert header["QCCOMM99"] == "a" * 68
+    assert fitsverify(cube).startswith("verification OK")
 
 
 def test_a_name_too_long_for_the_archive_is_refused(tmp_path):

@@ -17,7 +17,8 @@ from musedeep.fitsstream import FitsStream, require_space, update_primary
 from musedeep.images import extension_header, read_filters
 from musedeep.keywords import coordinate_errors, missing_keywords, product_header, set_card, sky_system
 from musedeep.names import origfile, product_name
-from musedeep.products.files import EXTENSIONS, MAPS, plan_files
+from musedeep.products.effort import read_variables, slab_bytes
+from musedeep.products.files import EXTENSIONS, plan_files
 from musedeep.products.sums import MEASURED, CubeSums
 from musedeep.store import CubeStore, Ledger
 
@@ -96,7 +97,8 @@ def write_products(field, *, filters=None, extensions=None, filter_list=None, ov
     with ExitStack() as stack:
         files = _open_files(stack, paths, planned, primary, _wcs_header(store, exposures), exposures[0])
         sums = CubeSums(store.grid, curves, store.attrs["unit"])
-        _stream(store, files["DATACUBE_DEEP"], extensions, sums, progress)
+        most = slab_bytes(store, field.settings, len(curves))
+        _stream(store, files["DATACUBE_DEEP"], extensions, sums, progress, most)
         for keyword in sums.write(files):
             _log.warning("%s cannot be told of this cube and is left out", keyword)
         for file in files.values():
@@ -331,9 +333,9 @@ def _add_cube_cards(header, partners):
         set_card(header, f"ASSON{number}", path.name, "file that goes with this one")
 
 
-def _stream(store, cube, extensions, sums, progress):
+def _stream(store, cube, extensions, sums, progress, most_bytes):
     """One pass over the cube store: into the FITS cube, the images and the maps."""
-    for start, slab in store.slabs(("flux", "variance", *MAPS, *extensions)):
+    for start, slab in store.slabs(read_variables(extensions), most_bytes):
         empty = ~(np.isfinite(slab["flux"]) & np.isfinite(slab["variance"]))
         slab["flux"][empty] = slab["variance"][empty] = np.nan
         cube.write(1, start, slab["flux"])

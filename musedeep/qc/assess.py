@@ -11,6 +11,7 @@ from musedeep.errors import InputError
 from musedeep.names import log_name, plot_name
 from musedeep.qc.deep import measure_deep, median_of
 from musedeep.qc.diagnose import diagnose
+from musedeep.qc.effort import effort_of
 from musedeep.qc.evidence import Evidence
 from musedeep.qc.flags import access_of, acquisition_pattern, flag_cards, qc_bits, qc_flag
 from musedeep.qc.history import history_text
@@ -204,8 +205,9 @@ def gather(field, *, client=None, progress=None):
     folder = field.qc_dir
     folder.mkdir(parents=True, exist_ok=True)
     key = cube_key(field)
-    deep = measure_deep(field, folder / "deep.npz", key, client=client)
     recipe = prepare(field, grid=store.grid)
+    workers = effort_of(field, recipe, client).threads
+    deep = measure_deep(field, folder / "deep.npz", key, workers=workers, client=client)
     line = strongest_line(deep.line_strength)
     surveys = survey_exposures(field, recipe, folder, key, line=line, client=client, progress=progress)
     exposures = {exposure.date_obs: exposure for exposure in field.exposures}

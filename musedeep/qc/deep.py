@@ -30,8 +30,6 @@ APERTURES = (1, 2, 3, 4, 5, 7, 9, 11, 15)
 BANDS = 6
 """Ranges of wavelength in which the seeing and the noise of apertures are measured."""
 
-_SLAB_PLANES = 16
-_SLAB_BYTES = 64e6
 _APERTURE_PLANES = 240
 # Sources are what rises so far above the median of a box of this side; more around them is left out.
 _BOX_SPAXELS = 31
@@ -128,7 +126,7 @@ class Deep:
             return None
 
 
-def measure_deep(field, path, key, *, client=None, progress=None):
+def measure_deep(field, path, key, *, workers=None, client=None, progress=None):
     """Measure the deep cube in two passes over the cube store, a few planes at a time.
 
     Parameters
@@ -139,6 +137,8 @@ def measure_deep(field, path, key, *, client=None, progress=None):
         Where the result is kept.
     key : str
         Of what it is made of.
+    workers : int, optional
+        Slabs of planes at once, without a client.
     client : distributed.Client, optional
     progress : Progress, optional
 
@@ -155,13 +155,11 @@ def measure_deep(field, path, key, *, client=None, progress=None):
     sources = _sources_of(images, store.grid)
     masks = path.with_name("masks.npz")
     np.savez_compressed(masks, blank=blank, labels=_labels(sources, images["white"]))
-    planes, ny, nx = store.grid.shape
-    step = int(max(1, min(_SLAB_PLANES, _SLAB_BYTES // (4 * ny * nx))))
+    planes, step = store.grid.shape[0], store.slab_planes(("flux",))
     every = max(1, planes // _APERTURE_PLANES)
     work = partial(_planes_of, cube_path=field.cube_path, masks=masks, every=every)
     found = [None] * len(range(0, planes, step))
     items = [(start, min(start + step, planes)) for start in range(0, planes, step)]
-    workers = field.settings.run.workers or None
     for item, result in run_tasks(work, items, client=client, workers=workers, progress=progress):
         found[item[0] // step] = result
     statistics, ratios, places, spectra, strengths = (
@@ -193,7 +191,7 @@ def _collapsed(store):
     planes, ny, nx = store.grid.shape
     white, bands = ImageSum((ny, nx)), [ImageSum((ny, nx)) for _ in range(BANDS)]
     maps = {name: MapMean((ny, nx)) for name in ("exposure_time", "exposure_count", "rejected_count")}
-    step = int(max(1, min(_SLAB_PLANES, _SLAB_BYTES // (4 * ny * nx))))
+    step = store.slab_planes(("flux",))
     for start in range(0, planes, step):
         stop = min(start + step, planes)
         flux, variance = store.read("flux", start, stop), store.read("variance", start, stop)

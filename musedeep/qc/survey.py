@@ -11,6 +11,7 @@ from musedeep.execute import run_tasks
 from musedeep.grid import air_to_vacuum
 from musedeep.muse import DQ_BITS
 from musedeep.qc.deep import white_image
+from musedeep.qc.effort import effort_of
 from musedeep.qc.lines import LINE_BINS, LINE_PLANES, line_image
 from musedeep.settings import AlignSettings
 from musedeep.store import CubeStore, PartReader
@@ -25,8 +26,6 @@ _FINE_ANGSTROM = 0.3125
 _BIN_ANGSTROM = 75.0
 _FEWEST_BINS = 24
 _CLIP = 4.0
-_ROWS_AT_ONCE = 2_000_000
-_SLAB_BYTES = 48e6
 _FORMAT = 6
 
 
@@ -133,10 +132,12 @@ def survey_exposures(field, recipe, folder, key, *, line=None, client=None, prog
         for exposure, path in zip(inputs, paths, strict=True)
         if Survey.load(path, key) is None
     ]
-    work = partial(_survey, cube_path=field.cube_path, masks=folder / "masks.npz", line=line, key=key)
-    workers = field.settings.run.workers or None
+    effort = effort_of(field, recipe, client)
+    work = partial(
+        _survey, cube_path=field.cube_path, masks=folder / "masks.npz", line=line, key=key, effort=effort
+    )
     for _ in run_tasks(
-        work, items, client=client, workers=workers, progress=progress, describe=lambda i: i[1].stem
+        work, items, client=client, workers=effort.threads, progress=progress, describe=lambda i: i[1].stem
     ):
         pass
     return [Survey.load(path, key) for path in paths]
@@ -151,11 +152,11 @@ def radial_velocity(header):
     return 0.0
 
 
-def _survey(item, *, cube_path, masks, line, key):
+def _survey(item, *, cube_path, masks, line, key, effort):
     """Survey one exposure and write what was found."""
     recipe, path, velocity = item
     with np.load(masks) as stored:
-        work = _Work(recipe, CubeStore(cube_path), stored["blank"], velocity, line)
+        work = _Work(recipe, CubeStore(cube_path), stored["blank"], velocity, line, effort)
     exposure = recipe.exposures[0]
     for name, facts in exposure.parts.items():
         reader = PartReader(recipe.store / exposure.name / name, facts, exposure.columns)
@@ -169,10 +170,11 @@ def _survey(item, *, cube_path, masks, line, key):
 class _Work:
     """The sums of one exposure."""
 
-    def __init__(self, recipe, store, blank, velocity, line):
+    def __init__(self, recipe, store, blank, velocity, line, effort):
         from musedeep.kernels.survey import SURVEY_COLUMNS
 
         self.recipe, self.store, self.exposure = recipe, store, recipe.exposures[0]
+        self.effort = effort
         nz, ny, nx = recipe.grid.shape
         x0, x1, y0, y1 = self.exposure.extent
         rows = max(math.floor(y0) - 2, 0), min(math.ceil(y1) + 3, ny)
@@ -207,13 +209,13 @@ class _Work:
             filled = runs[..., 1] > runs[..., 0]
             starts = np.where(filled, runs[..., 0], np.iinfo(np.int64).max).min(axis=1)
             stops = np.where(filled, runs[..., 1], 0).max(axis=1)
-            for group in _groups(starts, stops, self._most_segments()):
+            for group in _groups(starts, stops, self._most_segments(), self.effort.rows):
                 (self._add_flagged if flagged else self._add_good)(reader, *group)
 
     def _most_segments(self):
         """Segments whose planes of the cube may be held at once."""
         planes = self.recipe.lattice[3] / max(float(np.diff(self.recipe.grid.plane_edges).min()), 1e-6)
-        return max(1, int(_SLAB_BYTES / (12 * max(self.blank.size, 1) * planes)))
+        return max(1, int(self.effort.planes_bytes / (12 * max(self.blank.size, 1) * planes)))
 
     def _add_good(self, reader, start, stop):
         from musedeep.kernels.survey import survey_rows
@@ -301,13 +303,13 @@ def _sources_from(stored):
     return Sources(**values | {"background": Background(*map(float, values["background"]))})
 
 
-def _groups(starts, stops, most):
+def _groups(starts, stops, most, most_rows):
     """Runs of rows of neighbouring segments, each at most so many segments or rows."""
     start, stop, number = None, None, 0
     for a, b in zip(starts.tolist(), stops.tolist(), strict=True):
         if b <= a:
             continue
-        if start is not None and (number >= most or b - start > _ROWS_AT_ONCE):
+        if start is not None and (number >= most or b - start > most_rows):
             yield start, stop
             start = None
         if start is None:

@@ -1,5 +1,6 @@
 """The cube store: flux, variance and maps, written block by block."""
 
+import math
 import os
 import shutil
 import warnings
@@ -175,13 +176,27 @@ class CubeStore:
                 f"`musedeep run {self.path.parent}`, which computes the blocks that are damaged anew"
             ) from error
 
-    def slabs(self, variables):
+    def plane_bytes(self, variables):
+        """Bytes of one plane of some variables, as they are read."""
+        each = sum(np.dtype(CUBE_VARIABLES[name][0]).itemsize for name in set(variables))
+        return each * self.grid.shape[1] * self.grid.shape[2]
+
+    def slab_planes(self, variables, most_bytes=math.inf):
+        """Planes that `slabs` reads at once."""
+        most = _SLAB_BYTES // (4 * self.grid.shape[1] * self.grid.shape[2])
+        most = min(_SLAB_PLANES, most, most_bytes // (2 * self.plane_bytes(variables)))
+        # a number that does not divide the depth of a chunk would have more of them read twice
+        return _largest_divisor(_SLAB_PLANES, int(max(1, most)))
+
+    def slabs(self, variables, most_bytes=math.inf):
         """Go through the cube a few planes at a time; the next are read while the caller works on some.
 
         Parameters
         ----------
         variables : iterable of str
             Of `CUBE_VARIABLES`; one named twice is read once.
+        most_bytes : float, optional
+            What the planes in work and the next ones may take; one plane of each is the least.
 
         Yields
         ------
@@ -190,9 +205,8 @@ class CubeStore:
         slab : dict of ndarray, shape (n, ny, nx)
             Those planes of each variable.
         """
-        planes, ny, nx = self.grid.shape
-        names = tuple(dict.fromkeys(variables))
-        step = int(max(1, min(_SLAB_PLANES, _SLAB_BYTES // (4 * ny * nx))))
+        planes, names = self.grid.shape[0], tuple(dict.fromkeys(variables))
+        step = self.slab_planes(names, most_bytes)
 
         def read(start):
             return {name: self.read(name, start, min(start + step, planes)) for name in names}
