@@ -22,6 +22,7 @@ TINY = {
     "peer": f"--exposures 2 --reject guarded {SMALL}",
     "rejection": "--exposures 3",
     "selection": "{folder} --headers 60",
+    "speed": "--exposures 2 3 --rows 6e3 --field 6 --folder {folder} --output {folder}/speed",
 }
 # run at a size where what it promises can be held to
 ELSEWHERE = {"cluster_faults": "cluster/test_slurm.py", "mosaic275": "scale/test_mosaic.py"}
