@@ -20,8 +20,8 @@ class ReductionSettings:
 
     backend: str = _setting(
         "auto",
-        Choice("auto", "esorex"),
-        "what reduces: ESO's recipes (esorex); auto takes what there is",
+        Choice("auto", "esorex", "native"),
+        "what does the step of muse_scipost: ESO's recipe (esorex, auto) or musedeep itself (native)",
     )
     case: str = _setting(
         "auto",

@@ -2,5 +2,6 @@
 
 from musedeep.pixtable.exposure import Exposure, group_exposures
 from musedeep.pixtable.table import Column, PixelTable, open_pixel_table
+from musedeep.pixtable.writer import PixelTableWriter
 
-__all__ = ["Column", "Exposure", "PixelTable", "group_exposures", "open_pixel_table"]
+__all__ = ["Column", "Exposure", "PixelTable", "PixelTableWriter", "group_exposures", "open_pixel_table"]

@@ -209,12 +209,15 @@ class _Hdu:
     data_bytes: int
 
 
-def open_pixel_table(path: str | os.PathLike) -> PixelTable:
+def open_pixel_table(path: str | os.PathLike, coordinates: str = "rad") -> PixelTable:
     """Open a reduced pixel table: read its headers, check them, touch no data.
 
     Parameters
     ----------
     path : path of a FITS file, either layout
+    coordinates : 'rad' or 'pix'
+        State that its coordinates have to be in: projected, or, before the reduction is finished, as in the
+        focal plane.
 
     Returns
     -------
@@ -241,7 +244,7 @@ def open_pixel_table(path: str | os.PathLike) -> PixelTable:
     layout = "image" if hdus[1].header["XTENSION"].strip() == "IMAGE" else "table"
     columns, lengths = _image_columns(path, hdus) if layout == "image" else _table_columns(path, hdus[1])
     header = hdus[0].header
-    _check_columns(path, header, columns, lengths)
+    _check_columns(path, header, columns, lengths, coordinates)
     packed = zlib.compress(hdus[0].text, 1)
     date_obs = str(header.get("DATE-OBS", "")).strip()[:23]
     facts = columns, facts.st_size, facts.st_mtime_ns
@@ -370,7 +373,7 @@ def _check_dtype(path, name, found, scale, zero):
         raise InputError(f"{path}: column '{name}' is scaled ({found}); plain {wanted} is wanted")
 
 
-def _check_columns(path, header, columns, lengths):
+def _check_columns(path, header, columns, lengths, coordinates):
     missing = [name for name in COLUMNS if name not in columns]
     if len(missing) == len(COLUMNS):
         raise InputError(
@@ -385,10 +388,10 @@ def _check_columns(path, header, columns, lengths):
     kind = header.get(f"{PIXTABLE_PREFIX}TYPE")
     if kind not in (None, "GEOFULL"):
         raise InputError(f"{path}: pixel table of type '{kind}'; GEOFULL, with both coordinates, is wanted")
-    _check_units(path, columns)
+    _check_units(path, columns, coordinates)
 
 
-def _check_units(path, columns):
+def _check_units(path, columns, coordinates):
     answers = {
         "deg": "the rows are already positioned on the sky (PIXTABLE_COMBINED or PIXTABLE_POSITIONED); "
         "give PIXTABLE_REDUCED files instead",
@@ -397,9 +400,13 @@ def _check_units(path, columns):
     }
     for name in ("xpos", "ypos"):
         unit = columns[name].unit
-        if unit[:3] != "rad":
-            answer = answers.get(unit[:3], "give PIXTABLE_REDUCED files")
-            raise InputError(f"{path}: column '{name}' has unit '{unit}', 'rad' is wanted: {answer}")
+        if unit[:3] != coordinates:
+            answer = "give the tables of muse_scibasic, PIXTABLE_OBJECT"
+            if coordinates == "rad":
+                answer = answers.get(unit[:3], "give PIXTABLE_REDUCED files")
+            raise InputError(
+                f"{path}: column '{name}' has unit '{unit}', '{coordinates}' is wanted: {answer}"
+            )
     if columns["lambda"].unit.lower() not in ("angstrom", "a", "0.1nm"):
         unit = columns["lambda"].unit
         raise InputError(f"{path}: column 'lambda' has unit '{unit}'; '{UNITS['lambda']}' is wanted")

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from musedeep import __version__
 from musedeep.reduce.association import steps_of
 from musedeep.reduce.frames import fingerprint
 from musedeep.reduce.recipes import find_engine
@@ -114,11 +115,15 @@ def science_task(association, tables, work, settings, sky=None):
     """
     save = ["individual"] + (["cube"] if settings.fov_image else [])
     parameters = sky_parameters(association, settings)
-    expected = {"PIXTABLE_REDUCED": 1} | ({"IMAGE_FOV": 1} if settings.fov_image else {})
-    if parameters["skymethod"] == "model":
-        save.append("skymodel")
-        expected["SKY_MASK"] = 1
-    parameters = {"save": ",".join(save), "filter": "white"} | parameters
+    expected = {"PIXTABLE_REDUCED": 1}
+    if settings.backend == "native":
+        parameters = {"backend": f"musedeep/{__version__}"} | parameters
+    else:
+        expected |= {"IMAGE_FOV": 1} if settings.fov_image else {}
+        if parameters["skymethod"] == "model":
+            save.append("skymodel")
+            expected["SKY_MASK"] = 1
+        parameters = {"save": ",".join(save), "filter": "white"} | parameters
     # where the sky is modelled anew, only the lines of the SKY frame are of use: to start from
     products = SKY_PRODUCTS if parameters["skymethod"] == "subtract-model" else SKY_PRODUCTS[:1]
     extra = (

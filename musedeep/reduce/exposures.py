@@ -259,6 +259,12 @@ class _Run:
                 f"no SKY frame of {frame.mode} of its OB or within {self.settings.sky_hours:g} h; give one, "
                 "or case = no-sky"
             )
+        if self.settings.backend == "native" and case != "crowded":
+            if case != "sky" or self.settings.with_sky == "model":
+                found.problems.append(
+                    "native has no skymethod = model yet, which this case needs; give backend = esorex, a "
+                    "SKY frame, or case = crowded"
+                )
         return found
 
     def _begin(self, association):
@@ -332,7 +338,7 @@ class _Run:
             partner = item.merged
         task = science_task(exposure.association, tables, self.work, self.settings, partner)
         exposure.merged = task
-        needed = self._predicted(task, tables)
+        needed = 0 if self.settings.backend == "native" else self._predicted(task, tables)
         if needed > self.settings.recipe_bytes:
             exposure.problems.append(
                 f"muse_scipost will need about {needed / 1e9:.1f} GB for it, and recipe_memory is "

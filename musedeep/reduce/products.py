@@ -125,7 +125,7 @@ def _log_text(exposure, sky, record):
     if sky is not None:
         tasks += [*sky.tasks.values(), *([sky.merged] if sky.merged else [])]
     for task in [*tasks, *([exposure.merged] if exposure.merged else [])]:
-        log = task.folder / "esorex.log"
+        log = task.folder / "recipe.log"
         if log.exists():
             lines += ["", f"=== {task.words} ===", log.read_text(errors="replace").rstrip()]
     return "\n".join(lines) + "\n"

@@ -23,7 +23,7 @@ __all__ = ["RecipeRun", "check_fits", "find_engine", "run_recipe", "stop_recipes
 _RECIPES = ("muse_scibasic", "muse_create_sky", "muse_scipost")
 _SKY_FAILED = re.compile(r"sky (?:line )?fit failed with error code (\d+)", re.IGNORECASE)
 _PATIENCE = 5.0
-_LOG = "esorex.log"
+_LOG = "recipe.log"
 _BLOCK = 2880
 _running = set()
 _lock = threading.Lock()
@@ -95,16 +95,19 @@ def find_engine(esorex=""):
             f"{esorex or 'esorex'} is not found; install esorex with ESO's MUSE recipes, or name it with "
             "esorex = ..."
         )
-    told = _ask(command, "--version")
-    recipes = _ask(command, "--recipes")
-    absent = [name for name in _RECIPES if name not in recipes]
-    if absent:
-        raise UsageError(f"{command} does not know {', '.join(absent)}; install ESO's MUSE pipeline for it")
+    # esorex leaves a log wherever it is asked something
     with tempfile.TemporaryDirectory() as folder:
+        told = _ask(folder, command, "--version")
+        recipes = _ask(folder, command, "--recipes")
+        absent = [name for name in _RECIPES if name not in recipes]
+        if absent:
+            raise UsageError(
+                f"{command} does not know {', '.join(absent)}; install ESO's MUSE pipeline for it"
+            )
         # the version of the pipeline is told by a recipe at work only: one without inputs ends at once
         (Path(folder) / "empty.sof").touch()
         words = "--log-dir=.", "--log-file=log", _RECIPES[0], "empty.sof"
-        pipeline = re.search(r"Pipeline v([\w.+-]+)", _ask(command, *words, folder=folder))
+        pipeline = re.search(r"Pipeline v([\w.+-]+)", _ask(folder, command, *words))
     versions = {
         "esorex": re.search(r"version ([\w.]+)", told),
         "cpl": re.search(r"CPL = ([\w.]+)", told),
@@ -113,7 +116,7 @@ def find_engine(esorex=""):
     return {"command": command} | {name: found[1] if found else "unknown" for name, found in versions.items()}
 
 
-def _ask(*words, folder=None):
+def _ask(folder, *words):
     options = {"capture_output": True, "text": True, "errors": "replace", "timeout": 60, "check": False}
     try:
         done = subprocess.run(words, cwd=folder, **options)

@@ -2,14 +2,16 @@
 
 import re
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from astropy.io import fits
 from astropy.time import Time
 
+from musedeep.errors import InputError, UsageError
 from musedeep.muse import PIXTABLE_PREFIX
-from musedeep.reduce.recipes import find_engine, run_recipe, stopping
+from musedeep.reduce.recipes import RecipeRun, find_engine, run_recipe, stopping
 from musedeep.reduce.records import harvest_qc, read_record, write_record
 from musedeep.reduction import ReductionSettings
 
@@ -103,9 +105,7 @@ def run_task(task):
     attempts = 0
     while attempts <= task.settings.retries:
         attempts += 1
-        run = run_recipe(
-            f"muse_{task.step}", task.frames, task.parameters, task.folder, task.expected, task.settings
-        )
+        run = _run_once(task)
         problems = run.problems or _wrong_states(task, run)
         if not problems or not run.worth_another_try or stopping():
             break
@@ -133,9 +133,45 @@ def run_task(task):
     for path in run.products:
         record["qc"] |= harvest_qc(path)
     record["products"] = {path.name: path.stat().st_size for path in run.products}
-    shutil.rmtree(task.folder / "inputs")
+    shutil.rmtree(task.folder / "inputs", ignore_errors=True)
     write_record(task.folder / _DONE, record)
     return record
+
+
+def _run_once(task):
+    if "backend" in task.parameters:
+        return _run_native(task)
+    return run_recipe(
+        f"muse_{task.step}", task.frames, task.parameters, task.folder, task.expected, task.settings
+    )
+
+
+def _run_native(task):
+    """Do the step of muse_scipost with our own code; what came of it, in the terms of a recipe."""
+    from musedeep.reduce.native import reduce_tables
+
+    shutil.rmtree(task.folder, ignore_errors=True)
+    task.folder.mkdir(parents=True)
+    given = {}
+    for path, tag, _ in task.frames:
+        given.setdefault(tag, []).append(path)
+    output, began, problems = task.folder / "PIXTABLE_REDUCED_0001.fits", time.monotonic(), []
+    try:
+        facts = reduce_tables(
+            given.pop("PIXTABLE_OBJECT"),
+            given,
+            output,
+            skymethod=task.parameters["skymethod"],
+            names={path: name for path, _, name in task.frames},
+        )
+        words = ", ".join(f"{name} {value}" for name, value in facts.items())
+    except (InputError, UsageError) as error:
+        problems, words = [str(error)], f"[ ERROR ] {error}"
+    (task.folder / "recipe.log").write_text(f"{task.parameters['backend']}: {words}\n")
+    return RecipeRun(
+        "native", task.folder, 4 if problems else 0, time.monotonic() - began, timed_out=False,
+        products=[] if problems else [output], problems=problems,
+    )  # fmt: skip
 
 
 def link_name(frame, ifu=0):
@@ -153,8 +189,8 @@ def link_name(frame, ifu=0):
     """
     if _TIMED.search(frame.path.name) or not frame.mjd == frame.mjd:
         return frame.path.name
-    time = Time(frame.mjd, format="mjd").isot[:19].replace(":", "_")
-    return f"{frame.tag}{f'-{ifu:02d}' if ifu else ''}_{time}.fits"
+    when = Time(frame.mjd, format="mjd").isot[:19].replace(":", "_")
+    return f"{frame.tag}{f'-{ifu:02d}' if ifu else ''}_{when}.fits"
 
 
 def _wrong_states(task, run):

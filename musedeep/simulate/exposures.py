@@ -11,8 +11,9 @@ from astropy.table import Table
 from musedeep.errors import UsageError, WorkError
 from musedeep.muse import COLUMNS, IFU_COUNT, OPTIONAL_COLUMNS
 from musedeep.offsets import OffsetTable
+from musedeep.pixtable import PixelTableWriter
 from musedeep.simulate.cubes import cube_centre, read_scene_cube
-from musedeep.simulate.files import FovImage, PixelTableWriter, write_fov_image
+from musedeep.simulate.files import FovImage, write_fov_image
 from musedeep.simulate.headers import exposure_header, fov_header, set_limits
 from musedeep.simulate.plan import SimulationSettings, default_sources, plan_exposures
 from musedeep.simulate.rows import slice_rows

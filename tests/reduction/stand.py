@@ -30,8 +30,8 @@ for word in "$@"; do
   esac
 done
 if [ ! -s "$sof" ]; then echo "00:00:00 [ INFO  ] $recipe: MUSE Instrument Pipeline v7.7.7"; exit 255; fi
-exec > esorex.log
-date=$(pwd | sed 's,.*/work/,,; s,/.*,,')
+exec > recipe.log
+date=$(basename "$(dirname "$PWD")")
 echo "$recipe $ifu $date" >> "$here/ran"
 for fault in "$here/$recipe-$ifu" "$here/$recipe-$date"; do
   if [ -e "$fault" ]; then . "$fault"; fi

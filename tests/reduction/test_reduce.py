@@ -8,19 +8,9 @@ from astropy.io import fits
 
 import musedeep as md
 from musedeep.pixtable import open_pixel_table
-from musedeep.reduce import reduce_exposures
 from musedeep.simulate.raw.light import continuum, lines_spectrum
 
 pytestmark = pytest.mark.esorex
-
-
-@pytest.fixture(scope="module")
-def reduced(raw_night, tmp_path_factory):
-    """Both exposures of the night, with its SKY frame."""
-    return reduce_exposures(
-        raw_night / "raw", tmp_path_factory.mktemp("reduced"), calibrations=raw_night / "calib",
-        recipe_memory="4GB", progress=False, keep=True,
-    )  # fmt: skip
 
 
 def columns_of(path):
@@ -73,16 +63,11 @@ def test_the_reduced_rows_are_the_scene(raw_night, reduced):
         assert data[bright].sum() / expected[bright].sum() == pytest.approx(1, abs=0.01)
 
 
-def test_nothing_is_subtracted_in_crowded_fields(raw_night, tmp_path):
-    first = sorted((raw_night / "raw").iterdir())[0]
-    result = reduce_exposures(
-        first, tmp_path, calibrations=raw_night / "calib", case="crowded", fov_image=False,
-        recipe_memory="4GB", progress=False,
-    )  # fmt: skip
-    steps = [step["step"] for step in result.exposures[0]["steps"]]
+def test_nothing_is_subtracted_in_crowded_fields(raw_night, crowded):
+    steps = [step["step"] for step in crowded.exposures[0]["steps"]]
     assert steps == ["scibasic", "scibasic", "scipost"]
     truth = json.loads((raw_night / "truth.json").read_text())
-    off, expected, data = deviation(result.tables[0], truth, 0, with_sky=True)
+    off, expected, data = deviation(crowded.tables[0], truth, 0, with_sky=True)
     assert abs(np.median(off)) < 0.03
     bright = expected > np.percentile(expected, 99)
     assert data[bright].sum() / expected[bright].sum() == pytest.approx(1, abs=0.003)

@@ -46,7 +46,7 @@ def test_what_is_done_is_not_done_again(night):
     assert states(first) == ["done", "done"]
     assert ran(night.bin) == ALL
     assert all(path.exists() and path.with_suffix(".log").exists() for path in first.tables)
-    assert not list(night.folder.glob("out/work/**/PIXTABLE_OBJECT*"))
+    assert not list((night.folder / "out").glob("**/PIXTABLE_OBJECT*"))
     again = night()
     assert states(again) == ["done", "done"]
     assert ran(night.bin) == []

@@ -25,7 +25,8 @@ from musedeep.simulate.truth import scene_truth
 
 __all__ = ["RawSettings", "simulate_raw_exposures"]
 
-_CENTRE = (53.1, -27.8)
+# high in the sky at the time of the first exposure
+_CENTRE = (255.0, -27.8)
 _LATITUDE, _LONGITUDE, _ELEVATION = -24.627, -70.404, 2648.0
 _LIGHT_KM_S = 299792.458
 _LSF_FWHM = 2.6
@@ -252,11 +253,14 @@ def _observed(plan):
     )
 
 
+def _sidereal_deg(mjd):
+    """Local mean sidereal time at the telescope."""
+    return (280.46061837 + 360.98564736629 * (mjd - 51544.5) + _LONGITUDE) % 360
+
+
 def _hour_angle(plan):
-    """Hour angle (deg) at which the target stands at the airmass of the plan, or transits above it."""
-    latitude, dec = math.radians(_LATITUDE), math.radians(plan.header_dec_deg)
-    cosine = (1 / plan.airmass - math.sin(latitude) * math.sin(dec)) / (math.cos(latitude) * math.cos(dec))
-    return math.degrees(math.acos(min(1.0, max(-1.0, cosine))))
+    """Hour angle (deg) of the target at the start of an exposure."""
+    return (_sidereal_deg(plan.mjd_obs) - plan.header_ra_deg + 180) % 360 - 180
 
 
 def _airmass(hour_angle, dec_deg):
@@ -319,7 +323,7 @@ def _cards(kind, plan, path):
     cards |= {
         "EXPTIME": plan.exptime,
         "ARCFILE": path.name,
-        "LST": (plan.header_ra_deg + start) % 360 / 15 * 3600,
+        "LST": _sidereal_deg(plan.mjd_obs) * 240,
         "ESO DPR TYPE": kind,
         "ESO TEL AIRM START": round(airmass[0], 4),
         "ESO TEL AIRM END": round(airmass[2], 4),

@@ -1,0 +1,170 @@
+"""Curves over wavelength: response, extinction, lines of the air, the spectrum of the lamp."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from astropy.io import fits
+
+from musedeep.errors import InputError
+
+__all__ = ["FluxCurves", "lamp_spectrum", "read_curve", "read_flux_curves"]
+
+_GRID = (4150.0, 9800.0, 1.25)
+_FIT_ANGSTROM, _MEAN_BINS, _CLIP_SIGMA = 150.0, 12, 3.0
+_BLUE_ANGSTROM = 4775.0
+_NONE = np.empty(0)
+
+
+@dataclass(frozen=True)
+class FluxCurves:
+    """What turns counts into fluxes; arrays of float64, wavelengths in ascending order.
+
+    Attributes
+    ----------
+    extinction : (nodes, magnitudes for one airmass)
+    response : (nodes, magnitudes, errors)
+    telluric : (nodes, factors at the airmass of the exposure, errors); empty without correction
+    corrected_lamp : bool
+        The response was made with the spectrum of the lamp put back.
+    """
+
+    extinction: tuple
+    response: tuple
+    telluric: tuple
+    corrected_lamp: bool
+
+
+def read_curve(path, *names):
+    """Columns of the first table of a file.
+
+    Parameters
+    ----------
+    path : Path
+    *names : str
+
+    Returns
+    -------
+    tuple of float64 arrays
+
+    Raises
+    ------
+    InputError
+        There is no such table, or it has fewer than two rows, or wavelengths that do not ascend.
+    """
+    try:
+        with fits.open(path) as hdus:
+            columns = tuple(np.asarray(hdus[1].data[name], np.float64) for name in names)
+    except (OSError, IndexError, KeyError) as error:
+        raise InputError(
+            f"{path}: not a table with {', '.join(names)} ({error}); is it the right file?"
+        ) from error
+    if len(columns[0]) < 2 or np.any(np.diff(columns[0]) <= 0):
+        raise InputError(f"{path}: its wavelengths do not ascend; correct the table")
+    return columns
+
+
+def read_flux_curves(extinction, response, telluric, mode, airmass):
+    """Read the calibrations of the flux.
+
+    Parameters
+    ----------
+    extinction, response : Path
+    telluric : Path or None
+    mode : str
+        Instrument mode of the exposure.
+    airmass : float
+
+    Returns
+    -------
+    FluxCurves
+
+    Raises
+    ------
+    InputError
+        A table cannot be read, or the response is of another mode.
+    """
+    header = fits.getheader(response)
+    found = str(header.get("ESO INS MODE", mode)).strip()
+    if found != mode:
+        raise InputError(f"{response}: the response is of mode {found}, the exposure of {mode}; give its own")
+    air = (_NONE, _NONE, _NONE)
+    if telluric is not None:
+        nodes, transmission, error = read_curve(telluric, "lambda", "ftelluric", "ftellerr")
+        # the power is taken at the nodes; the error is not raised to it, as in the recipe
+        air = nodes, transmission**-airmass, error
+    return FluxCurves(
+        extinction=read_curve(extinction, "lambda", "extinction"),
+        response=read_curve(response, "lambda", "response", "resperr"),
+        telluric=air,
+        corrected_lamp=bool(header.get("ESO DRS MUSE FLUX FFCORR", False)),
+    )
+
+
+def lamp_spectrum(paths):
+    """Spectrum of the lamp that an exposure is multiplied by: the mean of its IFUs, smoothed.
+
+    Parameters
+    ----------
+    paths : list of Path
+        Tables of the IFUs.
+
+    Returns
+    -------
+    nodes, values : float64 arrays; empty where the tables have no such spectrum
+
+    Raises
+    ------
+    InputError
+        Only some of the tables have one.
+
+    Notes
+    -----
+    A cubic is fitted within 150 Angstrom of every bin, once more without what lies off by more than three
+    sigma, and a running mean of up to 25 bins follows. What lies blueward of the filter's cut-off is not
+    smoothed.
+    """
+    spectra = [_lamp_of(path) for path in paths]
+    having = [spectrum for spectrum in spectra if spectrum is not None]
+    if not having:
+        return _NONE, _NONE
+    if len(having) < len(spectra):
+        names = ", ".join(path.name for path, found in zip(paths, spectra, strict=True) if found is None)
+        raise InputError(
+            f"{names}: no PIXTABLE_FLAT_FIELD, which the other IFUs have; reduce these IFUs alike"
+        )
+    grid = np.arange(_GRID[0], _GRID[1] + _GRID[2] / 2, _GRID[2])
+    low = max(spectrum[0][0] for spectrum in having)
+    high = min(spectrum[0][-1] for spectrum in having)
+    grid = grid[(grid >= low) & (grid <= high)]
+    mean = np.mean([np.interp(grid, *spectrum) for spectrum in having], axis=0)
+    start = np.searchsorted(grid, _BLUE_ANGSTROM)
+    mean[start:] = _running_mean(_local_cubic(grid[start:], mean[start:]))
+    return grid, mean
+
+
+def _lamp_of(path):
+    with fits.open(path, memmap=True) as hdus:
+        if "PIXTABLE_FLAT_FIELD" not in hdus:
+            return None
+        data = hdus["PIXTABLE_FLAT_FIELD"].data
+        return np.asarray(data["lambda"], np.float64), np.asarray(data["data"], np.float64)
+
+
+def _local_cubic(x, y):
+    fitted = np.empty_like(y)
+    for n in range(len(x)):
+        near = slice(*np.searchsorted(x, (x[n] - _FIT_ANGSTROM - 1e-6, x[n] + _FIT_ANGSTROM + 1e-6)))
+        offset, values = x[near] - x[n], y[near]
+        coefficients = np.polyfit(offset, values, 3)
+        off = values - np.polyval(coefficients, offset)
+        kept = np.abs(off) <= _CLIP_SIGMA * np.sqrt(np.mean(off**2))
+        fitted[n] = np.polyfit(offset[kept], values[kept], 3)[-1]
+    return fitted
+
+
+def _running_mean(y):
+    """Mean of the bins around each, as many on either side, fewer towards the ends."""
+    sums = np.concatenate([[0.0], np.cumsum(y)])
+    place = np.arange(len(y))
+    half = np.minimum(np.minimum(place, place[::-1]), _MEAN_BINS)
+    return (sums[place + half + 1] - sums[place - half]) / (2 * half + 1)
