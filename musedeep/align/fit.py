@@ -52,6 +52,7 @@ class SourceFit:
         self.data, self.variance = data, variance
         self.x, self.y = x.copy(), y.copy()
         self.start = x.copy(), y.copy()
+        self.held = np.zeros(len(x), bool)
         self.fwhm = float(fwhm)
         self.flux = np.zeros(len(x))
         self.position_error = self.flux_error = np.full(len(x), np.inf)
@@ -88,9 +89,25 @@ class SourceFit:
 
     def usable(self):
         """Which sources were fitted well, stayed where they were found, and have a flux."""
-        moved = np.hypot(self.x - self.start[0], self.y - self.start[1])
         good = np.isfinite(self.position_error) & (self.flux > 3 * self.flux_error)
-        return good & (moved < max(1.5, 0.6 * self.fwhm)) & (self.position_error < 0.5 * self.fwhm)
+        return good & ~self._strayed() & ~self.held & (self.position_error < 0.5 * self.fwhm)
+
+    def _strayed(self):
+        """Which sources are no longer where they were found."""
+        moved = np.hypot(self.x - self.start[0], self.y - self.start[1])
+        return moved >= max(1.5, 0.6 * self.fwhm)
+
+    def _hold_strays(self):
+        """Put back what strayed, and let it move no more.
+
+        A cosmic ray, which the PSF does not fit, would else wander off to a star and share its light.
+        """
+        strayed = self._strayed()
+        self.held |= strayed
+        self.x, self.y = (
+            np.where(strayed, first, now) for first, now in zip(self.start, (self.x, self.y), strict=True)
+        )
+        self.flux = np.where(strayed | (self.held & (self.flux < 0)), 0.0, self.flux)
 
     def aperture_fluxes(self):
         """Flux within a wide aperture, completed by the profile; and its standard error.
@@ -185,6 +202,7 @@ class SourceFit:
         self._measure_gain(own, data - background[:, None] - own, weight)
         self.position_error = np.sqrt((variances[:, 0] + variances[:, 1]) / 2)
         self.flux_error = np.sqrt(variances[:, 2])
+        self._hold_strays()
 
     def _equations(self, px, py, data, weight, fwhm=None):
         """Normal equations of x, y, flux and background, linearised about the present values."""
@@ -196,6 +214,7 @@ class SourceFit:
         if not self.flux.any():
             # the first step finds the fluxes; a position cannot be improved before
             parts[:, :2] = 0
+        parts[self.held, :2] = 0
         weighted = parts * weight[:, None]
         residual = data - profile * self.flux[:, None]
         return weighted @ parts.transpose(0, 2, 1), (weighted @ residual[:, :, None])[..., 0]

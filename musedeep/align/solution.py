@@ -107,12 +107,50 @@ def solve_scales(exposure, source, magnitude, error, count, floor=0.003):
     Returns
     -------
     Solution
-        One parameter: the logarithm of the factor by which an exposure is too bright.
+        One parameter: the logarithm of the factor by which an exposure is too bright. Its error is not less
+        than what leaving out one source after the other says: where few sources tie exposures together, one
+        that is wrong in all exposures of a pointing agrees with itself.
     """
     entries = [(np.arange(len(exposure)), exposure, np.ones(len(exposure)))]
     # errors of fluxes are largely those of neighbours, which exposures of one pointing have in common
     error = np.hypot(error, floor)
-    return _solve(exposure, source, magnitude[:, None], error, entries, count, 1, least_factor=1.0)
+    found = _solve(exposure, source, magnitude[:, None], error, entries, count, 1, least_factor=1.0)
+    left_out = _jackknife(exposure, source, found, error)
+    return dataclasses.replace(found, errors=np.fmax(found.errors, left_out[:, None]))
+
+
+def _jackknife(exposure, source, found, error):
+    """Standard errors of one parameter from the changes that leaving out each source makes.
+
+    The weights stay, so that each change takes a small system only: the normal matrix less what the source
+    adds to it, and, as the gradient of the solution is 0, what its residuals say (Wu 1986, Ann. Statist. 14).
+    """
+    known = found.counts > 0
+    kept = (found.weights > 0) & known[exposure]
+    number = np.cumsum(known) - 1
+    size = int(known.sum())
+    weight = found.weights / (found.noise_factor * error) ** 2
+    parts = []
+    for one in np.unique(source[kept]):
+        mine = kept & (source == one)
+        place, share = number[exposure[mine]], weight[mine]
+        matrix = np.diag(share) - np.outer(share, share) / share.sum()
+        parts.append((place, matrix, matrix @ found.residuals[mine, 0]))
+    normal = np.zeros((size, size))
+    for place, matrix, _ in parts:
+        normal[np.ix_(place, place)] += matrix
+    # the sum of all, which nothing tells, is held
+    normal += np.trace(normal) / max(size, 1) ** 2
+    variance = np.zeros(size)
+    for place, matrix, pull in parts:
+        rest, gradient = normal.copy(), np.zeros(size)
+        rest[np.ix_(place, place)] -= matrix
+        gradient[place] = -pull
+        change = np.linalg.lstsq(rest, gradient, rcond=1e-9)[0]
+        variance += (change - change.mean()) ** 2
+    errors = np.full(len(known), np.nan)
+    errors[known] = np.sqrt(variance)
+    return errors
 
 
 def _solve(exposure, source, values, error, entries, count, parameters, least_factor=0.0):

@@ -111,8 +111,9 @@ def test_a_mosaic_holds_together(sky, tmp_path, seed):
     found = align_exposures(field.write(tmp_path))
     assert set(found.table["METHOD"]) == {"sources"}
     assert rms(field.shift_errors(found.result.offsets)) < 10 * MAS
-    assert np.abs(field.scale_errors(found.result.offsets)).max() < 0.01
-    assert np.nanmax(found.result.scale_errors) < 0.02
+    wrong = np.abs(field.scale_errors(found.result.offsets))
+    assert wrong.max() < 0.015 and (wrong < 4 * found.result.scale_errors).all()
+    assert np.nanmax(found.result.scale_errors) < 0.08
 
 
 def test_a_scale_off_by_ten_is_found_and_does_no_harm(sky, tmp_path):

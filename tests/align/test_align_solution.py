@@ -67,3 +67,17 @@ def test_scales_are_found_whatever_outliers():
     found = solve_scales(exposure, source, magnitude, error, 12)
     assert np.abs(found.values[:, 0] - shifts[:, 0]).max() < 0.01
     assert np.median(found.errors) == pytest.approx(0.01 / np.sqrt(24), rel=0.3)
+
+
+def test_the_error_of_a_scale_tells_what_a_single_source_decides():
+    # two pointings of ten sources each, two exposures a pointing, and three sources in the seam: one of them
+    # is wrong by 8 % in both exposures of the second pointing, and outweighs the others
+    exposure = np.repeat([0, 1, 2, 3], 13)
+    source = np.concatenate([np.r_[0:10, 20:23]] * 2 + [np.r_[10:20, 20:23]] * 2)
+    error = np.where(source == 20, 0.003, np.where(source > 20, 0.02, 0.01))
+    magnitude = np.random.default_rng(1).normal(0, error)
+    magnitude += 0.08 * ((source == 20) & (exposure > 1))
+    found = solve_scales(exposure, source, magnitude, error, 4)
+    # each relative to the mean of all four
+    wrong = abs(found.values[2, 0] - found.values[0, 0]) / 2
+    assert wrong > 0.02 and found.errors[2, 0] > wrong / 3

@@ -142,3 +142,19 @@ def test_every_option_of_the_detection_does_something(sky, changes):
         assert before.threshold < 390.0 and after.threshold == 390.0
     else:
         assert after.background.median > before.background.median
+
+
+def test_cosmic_rays_beside_stars_take_none_of_their_light(sky):
+    # seen as peaks, but unlike the PSF: a free fit of one would wander to the star and share its flux
+    field = sky(stars=9, flux=(2e4, 1e5), seed=1)
+    field.places = 8.0 * np.column_stack([values.ravel() - 1 for values in np.indices((3, 3))])
+    image = field.add(fwhm=1.2, noise=1.0).images[0]
+    clean = find_sources(image, AlignSettings())
+    rng = np.random.default_rng(1)
+    rows, columns = rng.integers(1, field.size - 2, (2, 300))
+    strength = rng.exponential(300, 300)
+    for row, column, share in ((0, 0, 0.4), (0, 1, 0.3), (1, 0, 0.2), (1, 1, 0.1)):
+        np.add.at(image.flux, (rows + row, columns + column), share * strength)
+    found = find_sources(image, AlignSettings())
+    near = np.hypot(found.x[:, None] - clean.x, found.y[:, None] - clean.y).argmin(axis=0)
+    np.testing.assert_allclose(found.flux[near], clean.flux, rtol=0.02)
