@@ -8,7 +8,7 @@ from musedeep.align.check import check_offsets
 from musedeep.align.sources import find_sources
 from musedeep.offsets import Offset
 from musedeep.qc.evidence import Finding, finding
-from musedeep.qc.lines import strongest_line
+from musedeep.qc.lines import shift_evidence, strongest_line
 from musedeep.settings import AlignSettings
 
 __all__ = ["find_blur", "find_craters", "find_line_misalignment", "find_misalignment"]
@@ -16,6 +16,12 @@ __all__ = ["find_blur", "find_craters", "find_line_misalignment", "find_misalign
 # A crater is looked for around sources of this signal-to-noise ratio in their middle.
 _BRIGHT = 50.0
 _FEWEST = 3
+# Signal-to-noise ratio of a line in an exposure from which it has a place; the gain of chi-square from which
+# that is another one than in the others (six standard errors, as it was looked for anywhere), and the least
+# share of what a true shift would gain.
+_SEEN = 10.0
+_SURE_GAIN = 36.0
+_SHARE_OF_GAIN = 0.5
 
 
 def find_misalignment(evidence):
@@ -69,19 +75,41 @@ def find_line_misalignment(evidence):
     if plane is not None and len(evidence.surveys) < _FEWEST:
         none = "too few exposures"
     elif plane is not None:
-        images = [evidence.image(survey, survey.line) for survey in evidence.surveys]
+        images = [evidence.image(survey, survey.line, survey.line_variance) for survey in evidence.surveys]
         settings = AlignSettings()
         sources = [find_sources(image, settings) for image in images]
         check = check_offsets(images, sources, [Offset()] * len(images), settings)
         size = np.hypot(*check.deviations.T)
         # what cannot tell the distance that counts tells nothing
-        known = check.errors < evidence.thresholds["misalignment_line"] / 2
+        known = (check.errors < evidence.thresholds["misalignment_line"] / 2) & _told(evidence, check)
         values = dict(zip(evidence.dates, np.where(known, size, math.nan).tolist(), strict=True))
         sure = dict(zip(evidence.dates, (known & (size > 5 * check.errors)).tolist(), strict=True))
         none = "the line is too faint in single exposures"
     wavelength = evidence.deep.wavelength[plane] if plane is not None else math.nan
     note = f"at {wavelength:.0f} Angstrom {{exposures}} lie off the others, by up to {{value:.2f}} arcsec"
     return finding(evidence, "misalignment_line", values, note, sure=sure, none=none)
+
+
+def _told(evidence, check):
+    """Which exposures show the line, and, where they seem to lie off, show that at more than one place."""
+    grid, surveys = evidence.grid, evidence.surveys
+    to_pixels = np.linalg.inv(np.array(grid.cd) * 3600)
+    images = np.array([survey.on_grid(survey.line, grid.shape[1:]) for survey in surveys])
+    told = np.zeros(len(surveys), bool)
+    for n in np.flatnonzero(np.isfinite(check.errors)):
+        box = evidence.box(surveys[n])
+        others = np.delete(images[:, *box], n, axis=0)
+        # a median knows no cosmic rays
+        covered = np.isfinite(others).any(axis=0)
+        typical = np.full(covered.shape, math.nan)
+        typical[covered] = np.nanmedian(others[:, covered], axis=0)
+        shift = (to_pixels @ check.deviations[n])[::-1]
+        survey = surveys[n]
+        seen, gain, expected = shift_evidence(survey.line, survey.line_variance, survey.white, typical, shift)
+        sure = gain > max(_SURE_GAIN, _SHARE_OF_GAIN * expected)
+        off = math.hypot(*check.deviations[n]) > evidence.thresholds["misalignment_line"]
+        told[n] = seen > _SEEN and (sure or not off)
+    return told
 
 
 def find_blur(evidence, check):

@@ -17,7 +17,7 @@ _FIELD_BYTES = 340
 _SLAB_SPAXEL_BYTES = 20
 _PLANE_SPAXEL_BYTES = 90
 # Images of an exposure that stay until the end, and the bins of wavelength that they are made from.
-_IMAGE_BYTES = 24
+_IMAGE_BYTES = 32
 _BINS_BYTES = 64 * 12 + 60
 # A row on its way, and the planes of the cube beside it.
 _ROW_BYTES = 70

@@ -163,12 +163,12 @@ class Evidence:
             noise[survey.date_obs] = float(np.sqrt(np.median(values) * honest)) if len(values) else math.nan
         return noise
 
-    def image(self, survey, line=None):
+    def image(self, survey, line=None, line_variance=None):
         """A survey's white image, or that of a line, as the alignment takes it."""
         return white_image(
             self.grid,
             survey.white if line is None else line,
-            survey.white_variance if line is None else None,
+            survey.white_variance if line is None else line_variance,
             survey.corner,
             survey.date_obs,
             self.seconds[survey.date_obs],

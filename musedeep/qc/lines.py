@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-__all__ = ["LINE_BINS", "LINE_PLANES", "line_image", "line_strengths", "strongest_line"]
+__all__ = ["LINE_BINS", "LINE_PLANES", "line_image", "line_strengths", "shift_evidence", "strongest_line"]
 
 LINE_PLANES = 3
 """Planes of the image of a line, and of each of the two images of the continuum beside it."""
@@ -13,9 +13,20 @@ LINE_BINS = 5
 
 # Planes that must be read at once for their median to stand for the continuum.
 _FEWEST_PLANES = 10
-# Mean square of a line's image on sources, over that of the noise, from which it is one.
-_LEAST_STRENGTH = 4.0
+# Fewer spaxels, with or without sources, do not tell a line from noise.
+_FEWEST_SPAXELS = 100
+# Standard deviation of a plane's strength in so few spaxels, of which twelve are one after the smoothing; and
+# how many of them a line stands above the best of all planes without one.
+_STRENGTH_ERROR = 0.7
+_ABOVE_CHANCE = 3.0
 _STRUCK = 5.0
+# Neighbouring spaxels of the images share their noise; light of the continuum, and of the line, that remains
+# because seeing and sampling differ from exposure to exposure.
+_CORRELATED = 2.25
+_CONTINUUM_LEFT = 0.05
+_LINE_LEFT = 0.1
+# Spaxels about the place that speaks most for a shift: one source, or what a cosmic ray left.
+_ONE_PLACE = 8.0
 
 
 def line_strengths(flux, variance, blank):
@@ -39,7 +50,7 @@ def line_strengths(flux, variance, blank):
     strengths = np.full(len(flux), math.nan)
     covered = np.isfinite(flux).all(axis=0) & (variance > 0).all(axis=0)
     sky, rest = blank & covered, ~blank & covered
-    if len(flux) < _FEWEST_PLANES or min(sky.sum(), rest.sum()) < 20:
+    if len(flux) < _FEWEST_PLANES or min(sky.sum(), rest.sum()) < _FEWEST_SPAXELS:
         return strengths
     noise = np.where(covered, np.sqrt(variance.mean(axis=0)), 1.0)
     continuum = np.where(covered, np.median(flux, axis=0), 0.0)
@@ -54,19 +65,25 @@ def line_strengths(flux, variance, blank):
 def strongest_line(strengths):
     """Plane in the middle of the strongest line that leaves room for the continuum on both sides, or None.
 
+    The more planes there are, the further the best of them rises by chance: sqrt(2 ln n) standard deviations.
+
     Parameters
     ----------
     strengths : ndarray, shape (nz,)
     """
     margin = LINE_PLANES * LINE_BINS // 2 + 1
     inner = strengths[margin:-margin]
-    if not np.isfinite(inner).any() or np.nanmax(inner) < _LEAST_STRENGTH:
+    tried = int(np.isfinite(inner).sum())
+    if not tried:
+        return None
+    chance = math.sqrt(2 * math.log(tried))
+    if np.nanmax(inner) < 1 + _STRENGTH_ERROR * (chance + _ABOVE_CHANCE):
         return None
     return margin + int(np.nanargmax(inner))
 
 
 def line_image(sums):
-    """Image of a line without the continuum and without cosmic rays.
+    """Image of a line without the continuum and without cosmic rays, and its variance.
 
     Parameters
     ----------
@@ -75,7 +92,7 @@ def line_image(sums):
 
     Returns
     -------
-    ndarray, shape (ny, nx), float32
+    flux, variance : ndarray, shape (ny, nx), float32
         NaN where next to no rows lie.
     """
     from scipy.ndimage import median_filter
@@ -91,4 +108,62 @@ def line_image(sums):
     # a median of nine spaxels holds more than half of any peak of the PSF, and less of a cosmic ray
     around = median_filter(flux, 3)
     struck = (np.abs(around) < 0.5 * np.abs(flux)) & (np.abs(flux - around) > _STRUCK * noise)
-    return np.where(good, np.where(struck, around, flux), np.nan).astype(np.float32)
+    flux = np.where(struck, around, flux)
+    return tuple(np.where(good, values, np.nan).astype(np.float32) for values in (flux, noise**2))
+
+
+def shift_evidence(image, variance, continuum, others, shift):
+    """How surely the light of a line is seen in an exposure, and how surely it lies off the others.
+
+    The image of the others is fitted to that of the exposure, where it is and shifted, each with a free flux
+    and level; the difference of the two chi-squares tells the places apart. What a single place says does not
+    count.
+
+    Parameters
+    ----------
+    image, variance, continuum : ndarray, shape (ny, nx)
+        Of the exposure; the continuum tells how much of it may be left in the image.
+    others : ndarray, shape (ny, nx)
+        The line in the other exposures.
+    shift : (float, float)
+        Rows and columns from the others to the exposure.
+
+    Returns
+    -------
+    seen : float
+        Signal-to-noise ratio of the line, at the better of the two places.
+    gain : float
+        Of chi-square at the shifted place, without the surroundings of the spaxel that speaks most for it.
+    expected : float
+        All that a true shift would gain.
+    """
+    from scipy.ndimage import gaussian_filter
+    from scipy.ndimage import shift as shifted
+
+    empty = ~np.isfinite(others)
+    # smooth, or else what is moved would fit better for being smoother
+    filled = gaussian_filter(np.where(empty, 0.0, others).astype(np.float64), 1.0)
+    moved = shifted(filled, shift, order=3)
+    good = np.isfinite(image) & np.isfinite(variance) & np.isfinite(continuum) & ~empty
+    good &= shifted(empty.astype(float), shift, order=1, cval=1.0) < 0.01
+    if good.sum() < _FEWEST_SPAXELS:
+        return 0.0, 0.0, 0.0
+    a, level = image[good].astype(np.float64), np.median(continuum[good])
+    left = (_CONTINUUM_LEFT * (continuum[good] - level)) ** 2 + (_LINE_LEFT * filled[good]) ** 2
+    weight = 1 / (_CORRELATED * variance[good] + left + (_LINE_LEFT * moved[good]) ** 2)
+    (here, residual), (there, other) = (_amplitude(a, model[good], weight) for model in (filled, moved))
+    better = np.zeros(image.shape)
+    better[good] = weight * (residual**2 - other**2)
+    row, column = np.unravel_index(np.argmax(gaussian_filter(better, 2.0)), better.shape)
+    rows, columns = np.indices(better.shape)
+    gain = better[np.hypot(rows - row, columns - column) > _ONE_PLACE].sum()
+    _, missed = _amplitude(a - other, filled[good], weight)
+    return max(here, there), float(gain), float((weight * missed**2).sum())
+
+
+def _amplitude(values, model, weight):
+    """Significance of a model's positive amplitude beside a free level, and what it leaves of the values."""
+    values, model = (v - np.average(v, weights=weight) for v in (values, model))
+    square = float((weight * model**2).sum())
+    amplitude = max(float((weight * values * model).sum()) / max(square, 1e-30), 0.0)
+    return amplitude * math.sqrt(square), values - amplitude * model

@@ -26,7 +26,7 @@ _FINE_ANGSTROM = 0.3125
 _BIN_ANGSTROM = 75.0
 _FEWEST_BINS = 24
 _CLIP = 4.0
-_FORMAT = 6
+_FORMAT = 7
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Survey:
         Of the white image and of the bands; NaN without stars.
     sources : musedeep.align.sources.Sources
         Of the white image.
-    line : ndarray, shape (ny, nx), float32
+    line, line_variance : ndarray, shape (ny, nx), float32
         In the light of the strongest line of the deep cube, without the continuum; NaN without data, or where
         there is no line.
     """
@@ -71,6 +71,7 @@ class Survey:
     fwhm: np.ndarray
     sources: Sources
     line: np.ndarray
+    line_variance: np.ndarray
 
     @classmethod
     def load(cls, path, key=None):
@@ -273,6 +274,7 @@ class _Work:
         bands = [_collapsed(self.images[a:b]) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
         images = [white_image(self.recipe.grid, *pair, self.corner) for pair in (white, *bands)]
         found = [find_sources(image, AlignSettings()) for image in images]
+        line, line_variance = line_image(self.line)
         return _sources_to(found[0]) | {
             "fwhm": np.array([s.fwhm * images[0].step_arcsec for s in found]),
             "date_obs": self.exposure.date_obs,
@@ -286,7 +288,8 @@ class _Work:
             "lines": self.lines,
             "first_line": self.fine[0],
             "rows": self.rows,
-            "line": line_image(self.line),
+            "line": line,
+            "line_variance": line_variance,
         }
 
 

@@ -8,7 +8,7 @@ import pytest
 from musedeep.qc.alignment import find_line_misalignment
 from musedeep.qc.assess import gather
 from musedeep.qc.diagnose import diagnose
-from musedeep.qc.lines import LINE_BINS, line_image, line_strengths, strongest_line
+from musedeep.qc.lines import LINE_BINS, line_image, line_strengths, shift_evidence, strongest_line
 from musedeep.simulate import Fault, Source
 
 
@@ -57,9 +57,10 @@ def test_the_image_of_a_line_has_no_continuum_and_no_cosmic_rays():
     sums[LINE_BINS // 2, 1, 30, 8] += 400
     sums[0, 1, 5, 5] += 400
     sums[:, 0, 39] = 0.1
-    image = line_image(sums)
+    image, variance = line_image(sums)
     np.testing.assert_allclose(image[:39], cloud[:39], atol=1e-3)
-    assert np.isnan(image[39]).all()
+    np.testing.assert_allclose(variance[:39], 1.5, rtol=1e-6)
+    assert np.isnan(image[39]).all() and np.isnan(variance[39]).all()
 
 
 def test_what_shines_at_one_wavelength_is_a_line():
@@ -73,3 +74,34 @@ def test_what_shines_at_one_wavelength_is_a_line():
     flat = rng.normal(0, 1, (40, 40, 40)) + 50 * cloud
     assert strongest_line(line_strengths(flat, np.ones_like(flat), cloud < 1e-3)) is None
     assert np.isnan(line_strengths(flux[:5], np.ones((5, 40, 40)), cloud < 1e-3)).all()
+
+
+def clouds(places, shift=0.0):
+    """Peaks of 30 at some places, moved along the rows."""
+    rows, columns = np.indices((60, 60))
+    return sum(30 * np.exp(-((rows - y) ** 2 + (columns - x - shift) ** 2) / 12.0) for y, x in places)
+
+
+def test_several_sources_must_agree_that_an_exposure_lies_off():
+    rng = np.random.default_rng(5)
+    places = ((15, 15), (40, 20), (25, 45), (48, 48))
+    noise, ones, dark = rng.normal(0, 1, (60, 60)), np.ones((60, 60)), np.zeros((60, 60))
+    seen, gain, expected = shift_evidence(clouds(places, 2.0) + noise, ones, dark, clouds(places), (0.0, 2.0))
+    assert seen > 50 and gain > 0.6 * expected > 100
+    _, gain, expected = shift_evidence(clouds(places) + noise, ones, dark, clouds(places), (0.0, 2.0))
+    assert gain < -0.5 * expected
+    # a cosmic ray, or a single source, is no proof
+    struck = clouds(places) + noise + clouds([(40, 24)]) * 5
+    assert shift_evidence(struck, ones, dark, clouds(places), (0.0, 2.0))[1] < 0
+    alone = clouds(places[:1], 2.0) + noise
+    _, gain, expected = shift_evidence(alone, ones, dark, clouds(places[:1]), (0.0, 2.0))
+    assert gain < 0.2 * expected
+    assert shift_evidence(noise, ones, dark, clouds(places), (0.0, 2.0))[0] < 5
+    # nothing to compare with
+    assert shift_evidence(noise, ones, dark, np.full((60, 60), np.nan), (0.0, 2.0)) == (0.0, 0.0, 0.0)
+
+
+def test_more_planes_need_a_stronger_line():
+    few, many = np.ones(40), np.ones(4000)
+    few[20] = many[20] = 5.5
+    assert strongest_line(few) == 20 and strongest_line(many) is None
