@@ -271,3 +271,12 @@ def test_the_command_prints_what_failed_and_its_exit_code_tells(night):
     told = json.loads(run.output)
     assert [record["state"] for record in told["exposures"]] == ["done", "done"]
     assert told["versions"]["pipeline"] == "7.7.7"
+
+
+def test_workers_of_a_cluster_run_the_recipes(night):
+    set_fault(night.bin, "scibasic_2", "exit 1")
+    result = night(cluster="processes", workers=2)
+    assert states(result) == ["incomplete", "incomplete"]
+    assert ran(night.bin) == ALL
+    set_fault(night.bin, "scibasic_2", None)
+    assert states(night()) == ["done", "done"]
