@@ -55,6 +55,7 @@ def fill_bins(window, first, last, edge, width, bins, least, lowest, highest):
     cells = window.rows << window.bits
     value, variance = window.value, window.variance
     most = np.float64(bins.shape[1] - 1)
+    inverse = 1.0 / width
     for c in range((first - window.first) * cells, (last - window.first) * cells):
         bins[c] = 0
         v_least = np.float32(np.inf)
@@ -62,7 +63,7 @@ def fill_bins(window, first, last, edge, width, bins, least, lowest, highest):
         v_high = np.float32(-np.inf)
         for r in range(window.start[c], window.start[c + 1]):
             v = value[r]
-            place = min(max((np.float64(v) - edge) / width + 1.0, 0.0), most)
+            place = min(max((np.float64(v) - edge) * inverse + 1.0, 0.0), most)
             bins[c, np.int64(place)] += 1
             v_least = min(v_least, variance[r])
             v_low = min(v_low, v)
