@@ -18,6 +18,8 @@ BIT_ARCSEC = 0.2
 _SURE = 5.0
 # How far off, in arcsec, an exposure is looked for.
 _RADII = (4.0, 1.0, 0.8)
+# No seeing makes stars as narrow as this many pixels: these are what is left of cosmic rays.
+_NARROWEST = 1.8
 # A stack this much wider than the images it is made of is blurred.
 _BLURRED = 1.15
 
@@ -68,6 +70,7 @@ def check_offsets(images, sources, offsets, settings):
     -------
     Check
     """
+    sources = [listed.where(not listed.fwhm < _NARROWEST) for listed in sources]
     members = [Member.of(image, listed) for image, listed in zip(images, sources, strict=True)]
     narrow = dataclasses.replace(settings, rsearch=_RADII, fit_rotation=False, fit_scale=False, weight=True)
     joint = align_sources(members, narrow, offsets)

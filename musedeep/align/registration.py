@@ -18,6 +18,8 @@ _LIKENESS = 0.03
 _OVERLAP = 0.15
 # Neighbouring pixels of a drizzled image share their noise.
 _CORRELATED = 2.0
+# What two images have in common must stand this many standard errors above nothing: noise has a place, too.
+_ALIKE = 4.0
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,8 @@ def register(image, other, step_arcsec):
             return None
         if turn > 3 and np.abs(step).max() < 1e-3:
             break
+    if not values[2] > _ALIKE * errors[2]:
+        return None
     # rows run north, columns run west
     sky = np.array([-move[1], move[0]]) * step_arcsec
     return Match(
@@ -273,4 +277,13 @@ def _fitted(a, b, inside):
         trust = np.clip(1 - (spread / typical / _TUKEY) ** 2, 0, None) ** 2
         scale = values[2] if values[2] > 0 else scale
     errors = np.sqrt(np.diag(inverse)) * max(typical, 1.0) * _CORRELATED
+    errors[:2] *= _dilution(b, inside, slope, weight)
     return values, errors
+
+
+def _dilution(b, inside, slope, weight):
+    """By how much shifts are known less well than the slopes of an image say: its noise has slopes, too."""
+    noise = background_of(np.where(inside, b, np.nan), 0.0, 1.0).sigma
+    steep = np.array([(weight * part[inside] ** 2).sum() for part in slope])
+    # a slope is half the difference of two pixels
+    return steep / np.maximum(steep - weight.sum() * noise**2 / 2, 0.01 * steep)

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ _MOST_CANDIDATES = 2000
 _FITTED = 2
 # Below this many standard deviations of the convolved image a peak is noise, whatever the threshold says.
 _LEAST_SIGNIFICANCE = 5.0
+_COLUMNS = ("x", "y", "flux", "position_error", "flux_error", "sharpness", "roundness")
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,11 @@ class Sources:
 
     def __len__(self):
         return len(self.x)
+
+    def where(self, keep):
+        """The sources for which `keep`, a bool or an array of them, is true; the rest stays as it is."""
+        keep = np.broadcast_to(keep, len(self))
+        return replace(self, **{name: getattr(self, name)[keep] for name in _COLUMNS})
 
 
 def background_of(flux, ignore, fraction):

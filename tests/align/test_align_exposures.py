@@ -155,6 +155,20 @@ def test_the_check_names_an_exposure_that_lies_off(sky, size):
     assert check.misaligned == (size > 0.3)
 
 
+def test_noise_and_cosmic_rays_alone_raise_no_alarm(sky):
+    # stacks of exposures without sources still have peaks that an image can be moved to
+    for seed in (2, 3):
+        field = sky(stars=0, size=70, seed=seed)
+        for _ in range(5):
+            flux = field.add(noise=3.0).images[-1].flux
+            rows, columns = field.rng.integers(8, 62, (2, 4))
+            flux[rows, columns] += 300.0
+        settings = AlignSettings()
+        sources = [find_sources(image, settings) for image in field.images]
+        check = check_offsets(field.images, sources, [Offset()] * 5, settings)
+        assert check.verdict == "aligned" and np.isnan(check.deviations).all()
+
+
 def test_a_catalogue_ties_coordinates_and_fluxes(sky, tmp_path):
     field = sky(stars=30)
     field.add((1.0, -2.0)).add((0.2, 0.4), scale=2.0).add((3.0, 0.0))
