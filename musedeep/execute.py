@@ -1,6 +1,7 @@
 """Run many small tasks on threads or on a dask cluster: bounded, with retries, progress and a clean stop."""
 
 import concurrent.futures
+import ctypes
 import errno
 import os
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 from musedeep.errors import MuseDeepError, WorkError
 from musedeep.progress import Progress
 
-__all__ = ["Progress", "peak_memory", "reset_peak_memory", "resident_bytes", "run_tasks"]
+__all__ = ["Progress", "give_back_memory", "peak_memory", "reset_peak_memory", "resident_bytes", "run_tasks"]
 
 # Trying again cannot help against these; the disk is full or may not be written.
 _HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
@@ -288,6 +289,14 @@ def _status_bytes(name):
     except OSError:
         return 0
     return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith(name))
+
+
+def give_back_memory():
+    """Let the system have what this process freed; the C library keeps some of it otherwise."""
+    # only the C library of GNU has it
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def resident_bytes():

@@ -15,7 +15,7 @@ from pathlib import Path
 from musedeep.apart import run_apart
 from musedeep.clusters import become_worker, check_workers, connect
 from musedeep.errors import InputError, MuseDeepError
-from musedeep.execute import peak_memory, reset_peak_memory
+from musedeep.execute import give_back_memory, peak_memory, reset_peak_memory
 from musedeep.field import Field, folder_bytes, open_field
 from musedeep.lock import holder_of, run_lock
 from musedeep.monitor import Monitor, performance, read_state
@@ -322,6 +322,7 @@ def _simulate_demo(folder, progress):
 def _run_stage(stage, field, client, progress, monitor):
     shown = monitor.progress = Progress(stage, _UNITS[stage], shown=progress, watch=monitor.look)
     began = time.monotonic()
+    give_back_memory()
     reset_peak_memory(client)
     plan, facts = _STAGES[stage](field, client, shown)
     seconds = time.monotonic() - began

@@ -9,11 +9,12 @@ import time
 from pathlib import Path
 
 import dask
+import numpy as np
 import pytest
 
 from musedeep import InputError, WorkError
 from musedeep.clusters import connect
-from musedeep.execute import Progress, run_tasks
+from musedeep.execute import Progress, give_back_memory, resident_bytes, run_tasks
 
 
 def square(item):
@@ -343,3 +344,14 @@ def test_tasks_of_an_unknown_number_are_counted():
 def test_importing_the_module_does_not_import_dask():
     code = "import sys, musedeep.execute; sys.exit(any(m in sys.modules for m in ('dask', 'rich')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path.cwd(), check=False).returncode == 0
+
+
+def test_freed_memory_goes_back_to_the_system():
+    pieces = [np.ones(2000) for _ in range(10_000)]
+    full = resident_bytes()
+    # what was taken last holds what lies below it, as far as the C library is concerned
+    last = pieces[-1]
+    del pieces
+    give_back_memory()
+    assert last.all()
+    assert full - resident_bytes() > 120e6

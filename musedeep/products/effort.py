@@ -10,6 +10,8 @@ __all__ = ["plan_products", "read_variables", "slab_bytes"]
 
 # Sums of maps and of the depth, the images that are smoothed in the end, and what a plane leaves behind.
 SPAXEL_BYTES = 190
+# What the stages before leave in the process: their kernels, and memory in pieces too small to go back.
+_LEFT_BYTES = 50_000_000
 # Sums of one more image, and the image with its variance.
 FILTER_BYTES = 32
 # Beside the planes in work and those ahead: their masks, and a copy as the file has them.
@@ -42,7 +44,7 @@ def _fixed_bytes(store, filters):
     """What is there whatever the number of planes at a time."""
     spaxels = store.grid.shape[1] * store.grid.shape[2]
     exposures = len(store.attrs["exposures"]) * BYTES_PER_EXPOSURE
-    return BASE_BYTES + exposures + (SPAXEL_BYTES + FILTER_BYTES * filters) * spaxels
+    return BASE_BYTES + _LEFT_BYTES + exposures + (SPAXEL_BYTES + FILTER_BYTES * filters) * spaxels
 
 
 def plan_products(field):
