@@ -16,6 +16,8 @@ __all__ = ["find_blur", "find_craters", "find_line_misalignment", "find_misalign
 # A crater is looked for around sources of this signal-to-noise ratio in their middle.
 _BRIGHT = 50.0
 _FEWEST = 3
+# No seeing makes stars as narrow as this many spaxels.
+_NARROWEST = 1.8
 # Signal-to-noise ratio of a line in an exposure from which it has a place; the gain of chi-square from which
 # that is another one than in the others (six standard errors, as it was looked for anywhere), and the least
 # share of what a true shift would gain.
@@ -113,11 +115,19 @@ def _told(evidence, check):
 
 
 def find_blur(evidence, check):
-    """Whether the deep image is wider than the exposures that it is made of."""
+    """Whether the deep image is wider than the exposures that it is made of.
+
+    Where most exposures show no stars, but what is left of cosmic rays, there is nothing to compare with.
+    """
     threshold = evidence.thresholds["blur"]
-    widths = [survey.fwhm[0] for survey in evidence.surveys if math.isfinite(survey.fwhm[0])]
+    narrowest = _NARROWEST * math.sqrt(math.prod(evidence.grid.step_arcsec))
+    widths = [
+        survey.fwhm[0]
+        for survey in evidence.surveys
+        if len(survey.sources) >= _FEWEST and survey.fwhm[0] >= narrowest
+    ]
     deep = evidence.deep.fwhm[0]
-    if len(widths) < 2 or not math.isfinite(deep) or check is None:
+    if len(widths) < max(2, len(evidence.surveys) / 2) or not math.isfinite(deep) or check is None:
         return Finding("blur", math.nan, threshold, "", False, (), "too few stars")
     value = float(deep / np.median(widths))
     alarm = value > threshold

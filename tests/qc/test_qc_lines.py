@@ -42,6 +42,11 @@ def test_an_exposure_that_lies_off_is_named_in_the_light_of_the_line(evidence):
     assert "misalignment_line" in [alarm.name for alarm in diagnose(evidence).alarms]
 
 
+def test_nothing_is_blurred_where_there_are_no_stars(evidence):
+    found = diagnose(evidence)["blur"]
+    assert not found.measured and found.note == "too few stars"
+
+
 def test_without_a_line_nothing_is_measured(evidence):
     deep = replace(evidence.deep, line_strength=np.ones_like(evidence.deep.line_strength))
     found = find_line_misalignment(replace(evidence, deep=deep))
