@@ -7,6 +7,7 @@ from musedeep.reduce.records import qc_bits, read_record, write_record
 
 __all__ = ["final_record", "finish_exposure", "table_name"]
 
+_EARLIER = "earlier"
 _PLACED = {"PIXTABLE_REDUCED": "", "IMAGE_FOV": "", "SKY_": "sky"}
 
 
@@ -87,15 +88,29 @@ def finish_exposure(exposure, scipost, sky, output, settings):
         "key": exposure.merged.key if exposure.merged else "",
     }
     # a record of what was there before must not outlive it
+    earlier = read_record(path)
     path.unlink(missing_ok=True)
     if state != "failed":
         record["files"] = _place(exposure, output)
+    elif earlier is not None:
+        _set_aside(earlier, record, output)
     path.with_suffix(".log").write_text(_log_text(exposure, sky, record))
     write_record(path, record)
     if state == "done" and not settings.keep:
         for table, _ in exposure.tables().values():
             table.unlink(missing_ok=True)
     return record
+
+
+def _set_aside(earlier, record, output):
+    """Move what was made of an exposure before to a folder apart, where nobody takes it for the result."""
+    moved = [name for name in earlier["files"] if (output / name).exists()]
+    for name in moved:
+        place = output / _EARLIER / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(output / name, place)
+    if moved:
+        record["notes"] = [*record["notes"], f"what was made of it before is in {_EARLIER}/"]
 
 
 def _place(exposure, output):

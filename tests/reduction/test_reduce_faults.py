@@ -75,6 +75,19 @@ def test_a_changed_calibration_redoes_what_it_touches(night):
     assert ran(night.bin) == ["scibasic 2", "scibasic 2", "scipost all", "scipost all"]
 
 
+def test_an_earlier_table_is_not_taken_for_that_of_an_exposure_that_failed(night):
+    first = night()
+    set_fault(night.bin, "scipost_all", "kill -SEGV $$")
+    second = night(case="crowded")
+    assert states(second) == ["failed", "failed"]
+    assert not list((night.folder / "out").glob("*.fits"))
+    kept = sorted(path.name for path in (night.folder / "out" / "earlier").glob("PIXTABLE_REDUCED_*.fits"))
+    assert kept == sorted(path.name for path in first.tables)
+    assert "what was made of it before is in earlier/" in second.exposures[0]["notes"]
+    set_fault(night.bin, "scipost_all", None)
+    assert all(path.exists() for path in night(case="crowded").tables)
+
+
 def test_a_crash_is_tried_again_and_then_told(night):
     set_fault(night.bin, "scibasic_2", "kill -SEGV $$")
     result = night()
