@@ -24,6 +24,8 @@ _NARROWEST = 1.8
 _SEEN = 10.0
 _SURE_GAIN = 36.0
 _SHARE_OF_GAIN = 0.5
+# Others that an exposure is held against in the light of a line, at most.
+_MOST_BESIDE = 15
 
 
 def find_misalignment(evidence):
@@ -37,19 +39,12 @@ def find_misalignment(evidence):
     -------
     finding : Finding
     check : musedeep.align.check.Check or None
-        None with fewer than three exposures.
+        None with fewer than three exposures, or without sources.
     """
-    if len(evidence.surveys) < _FEWEST:
-        few = Finding(
-            "misalignment",
-            math.nan,
-            evidence.thresholds["misalignment"],
-            "arcsec",
-            False,
-            (),
-            "too few exposures",
-        )
-        return few, None
+    few = "too few exposures" if len(evidence.surveys) < _FEWEST else "no sources in the deep image"
+    if len(evidence.surveys) < _FEWEST or not len(evidence.deep.x):
+        threshold = evidence.thresholds["misalignment"]
+        return Finding("misalignment", math.nan, threshold, "arcsec", False, (), few), None
     images = [evidence.image(survey) for survey in evidence.surveys]
     sources = [survey.sources for survey in evidence.surveys]
     check = check_offsets(images, sources, [Offset()] * len(images), AlignSettings())
@@ -72,7 +67,8 @@ def find_line_misalignment(evidence):
     -------
     Finding
     """
-    plane = strongest_line(evidence.deep.line_strength)
+    # without sources nothing tells where a line would shine
+    plane = strongest_line(evidence.deep.line_strength) if len(evidence.deep.x) else None
     values, sure, none = {}, {}, "no line stands out of the noise"
     if plane is not None and len(evidence.surveys) < _FEWEST:
         none = "too few exposures"
@@ -94,24 +90,42 @@ def find_line_misalignment(evidence):
 
 def _told(evidence, check):
     """Which exposures show the line, and, where they seem to lie off, show that at more than one place."""
-    grid, surveys = evidence.grid, evidence.surveys
-    to_pixels = np.linalg.inv(np.array(grid.cd) * 3600)
-    images = np.array([survey.on_grid(survey.line, grid.shape[1:]) for survey in surveys])
-    told = np.zeros(len(surveys), bool)
+    to_pixels = np.linalg.inv(np.array(evidence.grid.cd) * 3600)
+    told = np.zeros(len(evidence.surveys), bool)
     for n in np.flatnonzero(np.isfinite(check.errors)):
-        box = evidence.box(surveys[n])
-        others = np.delete(images[:, *box], n, axis=0)
-        # a median knows no cosmic rays
-        covered = np.isfinite(others).any(axis=0)
-        typical = np.full(covered.shape, math.nan)
-        typical[covered] = np.nanmedian(others[:, covered], axis=0)
-        shift = (to_pixels @ check.deviations[n])[::-1]
-        survey = surveys[n]
-        seen, gain, expected = shift_evidence(survey.line, survey.line_variance, survey.white, typical, shift)
+        survey, shift = evidence.surveys[n], (to_pixels @ check.deviations[n])[::-1]
+        seen, gain, expected = shift_evidence(
+            survey.line, survey.line_variance, survey.white, _line_beside(evidence, n), shift
+        )
         sure = gain > max(_SURE_GAIN, _SHARE_OF_GAIN * expected)
         off = math.hypot(*check.deviations[n]) > evidence.thresholds["misalignment_line"]
         told[n] = seen > _SEEN and (sure or not off)
     return told
+
+
+def _line_beside(evidence, number):
+    """Image of the line in the exposures before and after one, where that one lies; NaN without data."""
+    box = evidence.box(evidence.surveys[number])
+    images = []
+    for n in sorted(range(len(evidence.surveys)), key=lambda n: abs(n - number))[1:]:
+        survey, there = evidence.surveys[n], evidence.box(evidence.surveys[n])
+        low = [max(a.start, b.start) for a, b in zip(box, there, strict=True)]
+        high = [min(a.stop, b.stop) for a, b in zip(box, there, strict=True)]
+        if len(images) == _MOST_BESIDE or low[0] >= high[0] or low[1] >= high[1]:
+            continue
+        image = np.full(evidence.surveys[number].line.shape, np.nan, np.float32)
+        mine, its = (
+            tuple(slice(a - c.start, b - c.start) for a, b, c in zip(low, high, own, strict=True))
+            for own in (box, there)
+        )
+        image[mine] = survey.line[its]
+        images.append(image)
+    images = np.array(images or [np.full(evidence.surveys[number].line.shape, np.nan, np.float32)])
+    # a median knows no cosmic rays
+    covered = np.isfinite(images).any(axis=0)
+    typical = np.full(covered.shape, math.nan)
+    typical[covered] = np.nanmedian(images[:, covered], axis=0)
+    return typical
 
 
 def find_blur(evidence, check):

@@ -152,7 +152,7 @@ def _alignment(diagnosis, most_arcsec, matched):
         comment = f"no offset for {len(missing)} of {len(matched)} exposures"
         return Bit(10, "ALIGNMENT", 1, comment)
     if check is None:
-        return Bit(10, "ALIGNMENT", 0, "too few exposures to compare")
+        return Bit(10, "ALIGNMENT", 0, "too few exposures, or no sources, to compare")
     size = np.hypot(*check.deviations.T)
     largest = float(np.nanmax(size)) if np.isfinite(size).any() else math.nan
     off = bool(np.any((size > most_arcsec) & (size > 5 * check.errors)))

@@ -47,6 +47,13 @@ def test_nothing_is_blurred_where_there_are_no_stars(evidence):
     assert not found.measured and found.note == "too few stars"
 
 
+def test_without_sources_in_the_deep_image_no_exposure_is_compared(evidence):
+    empty = np.empty(0)
+    findings = diagnose(replace(evidence, deep=replace(evidence.deep, x=empty, y=empty)))
+    assert not findings["misalignment"].measured and not findings["misalignment_line"].measured
+    assert findings["misalignment"].note == "no sources in the deep image"
+
+
 def test_without_a_line_nothing_is_measured(evidence):
     deep = replace(evidence.deep, line_strength=np.ones_like(evidence.deep.line_strength))
     found = find_line_misalignment(replace(evidence, deep=deep))
