@@ -260,3 +260,22 @@ def test_to_fits(tmp_path):
         dataset.muse.to_fits(path)
     dataset.isel(y=slice(0, 4)).muse.to_fits(path, overwrite=True)
     assert fits.getheader(path, "DATA")["NAXIS2"] == 4
+
+
+def test_plot_draws_the_image_and_the_spectrum_of_a_region():
+    from matplotlib import pyplot
+
+    dataset = make_dataset(make_grid())
+    chosen = np.zeros(dataset.flux.shape[1:], bool)
+    chosen[3:6, 4:8] = True
+    figure = dataset.muse.plot(chosen, filter="all", noise="naive")
+    image, spectrum = figure.axes
+    drawn = image.images[0].get_array()
+    known = np.isfinite(dataset.muse.image("all", noise="naive").flux.values)
+    np.testing.assert_array_equal(~np.ma.getmaskarray(drawn), known)
+    told = dataset.muse.spectrum(chosen, noise="naive")
+    np.testing.assert_allclose(spectrum.lines[0].get_ydata(), told.flux.values)
+    assert "Å" in spectrum.get_ylabel()
+    alone = dataset.muse.plot(filter="all")
+    assert len(alone.axes) == 1
+    pyplot.close("all")

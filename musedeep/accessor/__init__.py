@@ -3,6 +3,7 @@
 import xarray
 
 from musedeep.accessor.convert import as_mpdaf, as_spectrum, write_cube
+from musedeep.accessor.drawing import draw_cube
 from musedeep.accessor.geometry import cut_around, grid_of, spaxels_of
 from musedeep.accessor.sums import band_image, correlation_of, filter_image, region_spectrum
 from musedeep.picture import cube_html
@@ -203,6 +204,30 @@ class MuseAccessor:
             The correlation is asked for and the field that the cube was made of is not there.
         """
         return region_spectrum(self._dataset, spaxels_of(self.grid, region), how, noise)
+
+    def plot(self, region=None, *, filter="white", filter_list=None, noise="correlated"):
+        """Draw the image of the cube and, of a region, its place and its spectrum with the noise.
+
+        Parameters
+        ----------
+        region : regions.Region, str or array_like of shape (ny, nx), optional
+            As for `spectrum`; the image alone without it.
+        filter, filter_list
+            As for `image`.
+        noise : {"correlated", "naive"}
+            As for `spectrum`.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            One of `matplotlib.pyplot`, which a notebook shows.
+
+        Raises
+        ------
+        UsageError, InputError
+            As of `spectrum` and `image`.
+        """
+        return draw_cube(self._dataset, self.grid, region, filter, filter_list, noise)
 
     # ------------------------------------------------------------------------------------ to other packages
 

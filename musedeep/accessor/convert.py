@@ -1,5 +1,6 @@
 """A cube or a spectrum as the objects of other packages, and as a file."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +9,19 @@ from musedeep.errors import UsageError
 from musedeep.fitsstream import FitsStream
 from musedeep.images import extension_header
 
-__all__ = ["as_mpdaf", "as_spectrum", "write_cube"]
+__all__ = ["as_mpdaf", "as_spectrum", "unit_of", "write_cube"]
 
 _SLAB_PLANES = 16
 
 
-def _unit_of(dataset):
+def unit_of(dataset):
+    """Unit of the flux, an `astropy.units.Unit`."""
     from astropy import units
 
-    return units.Unit(dataset.attrs.get("unit", ""))
+    with warnings.catch_warnings():
+        # ESO's unit has more than one slash, of which astropy warns
+        warnings.simplefilter("ignore", units.UnitsWarning)
+        return units.Unit(dataset.attrs.get("unit", ""))
 
 
 def _missing(method, package, error):
@@ -41,7 +46,7 @@ def as_mpdaf(dataset, grid):
         mask=~np.isfinite(flux),
         wcs=WCS(hdr=header, shape=grid.shape[1:]),
         wave=WaveCoord(hdr=header, shape=grid.shape[0]),
-        unit=_unit_of(dataset),
+        unit=unit_of(dataset),
         copy=False,
     )
 
