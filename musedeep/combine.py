@@ -279,6 +279,7 @@ def _open_or_create(field, recipe, shape):
     if (field.cube_path / "zarr.json").exists():
         cube = CubeStore(field.cube_path)
         if cube.grid == recipe.grid and cube.block_shape == tuple(shape):
+            cube.remove_leftovers()
             return cube, ledger
     ledger.clear()
     return CubeStore.create(field.cube_path, recipe.grid, shape, _attributes(field, recipe)), ledger

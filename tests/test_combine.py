@@ -322,6 +322,19 @@ def test_a_lost_shard_is_made_again(four, four_maps, tmp_path, small_blocks):
     assert_same_bits(stored_maps(field), four_maps)
 
 
+def test_files_that_a_killed_run_was_writing_go(four, four_maps, tmp_path):
+    """zarr writes beside the file and renames; what a kill leaves is taken for a member of the store."""
+    field = copy_of(four, tmp_path)
+    combine_to_store(field)
+    shard = next(file for file in (field.cube_path / "flux" / "c").glob("*/*/*"))
+    left = [field.cube_path / "zarr.0123abcd.partial", shard.with_suffix(".0123abcd.partial")]
+    for file in left:
+        file.write_bytes(b"{")
+    combine_to_store(field)
+    assert not any(file.exists() for file in left)
+    assert_same_bits(stored_maps(field), four_maps)
+
+
 def test_the_cube_says_whether_it_is_finished(four, tmp_path, small_blocks, monkeypatch):
     field = copy_of(four, tmp_path)
     work = combine.combine_block

@@ -325,8 +325,12 @@ def test_a_crash_while_an_exposure_gets_its_name_is_mended(four, four_maps, tmp_
         patch.setattr(ingest.Path, "rename", crash)
         with pytest.raises(InputError, match="stopped"):
             ingest_exposures(field)
-    assert PixelStore(field.pixels_path).exposures() == {}
+    store = PixelStore(field.pixels_path)
+    assert store.exposures() == {}
+    # what zarr leaves when it is killed while it writes
+    (store.staging(field.exposures[0].name) / "zarr.0123abcd.partial").write_bytes(b"{")
     ingest_exposures(field)
+    assert not list(field.pixels_path.rglob("*.partial"))
     assert_same_bits(maps_of(field), four_maps)
 
 

@@ -135,6 +135,11 @@ class CubeStore:
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
 
+    def remove_leftovers(self):
+        """Remove what a killed run was writing; only for who holds the lock of the field."""
+        for file in self.path.rglob("*.partial"):
+            file.unlink(missing_ok=True)
+
     def remove_block(self, bounds):
         """Remove the files of one block: a block at the edge would be read before it is written."""
         for name in CUBE_VARIABLES:

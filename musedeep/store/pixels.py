@@ -166,6 +166,8 @@ class PixelStore:
         staging = self.staging(exposure)
         for leftover in staging.glob("*.writing"):
             shutil.rmtree(leftover)
+        for leftover in staging.glob("*.partial"):
+            leftover.unlink()
         zarr_module().create_group(staging, attributes=facts, overwrite=False)
         final = self.path / exposure
         if final.exists():
