@@ -423,6 +423,19 @@ def test_facts_of_an_exposure(tmp_path, columns):
     assert (offsets >= 0).sum() == 1
 
 
+def test_keywords_are_those_of_the_whole_header(tmp_path, columns):
+    long = "a name that is far too long for one card, " * 4 + "even so"
+    facts = {f"ESO PRO REC1 PARAM{n} NAME": f"p{n}" for n in range(300)}
+    facts |= {"ESO PRO REC1 RAW1 NAME": long, "OBJECT": long, "ESO OBS NAME": long}
+    path = write_table(tmp_path / "a.fits", columns, facts=facts)
+    table, header = open_pixel_table(path), fits.getheader(path)
+    assert {name: header[name] for name in table.keywords} == table.keywords
+    asked = {"DATE-OBS", "EXPTIME", "RA", "DEC", "OBJECT", "ESO INS MODE", "ESO OBS NAME", "ESO OBS ID"}
+    assert asked <= set(table.keywords)
+    assert "ESO PRO REC1 RAW1 NAME" not in table.keywords
+    assert table.header["ESO PRO REC1 RAW1 NAME"] == long and len(table.header) == len(header)
+
+
 @pytest.mark.parametrize(("mode", "angle"), [("SKY", -30.0), ("STAT", 30.0), ("OFF", 30.0)])
 def test_position_angle(tmp_path, columns, mode, angle):
     path = write_table(tmp_path / "a.fits", columns, facts={"ESO INS DROT MODE": mode})

@@ -71,8 +71,9 @@ class Exposure:
         exptime = _number(first, "EXPTIME")
         if not exptime > 0:
             raise InputError(f"{first.path}: EXPTIME is {exptime:g} s, not positive; correct the header")
-        angle = float(first.header.get("ESO INS DROT POSANG", 0.0))
-        flip = str(first.header.get("ESO INS DROT MODE", "")).strip() == "SKY"
+        facts = first.keywords
+        angle = float(facts.get("ESO INS DROT POSANG", 0.0))
+        flip = str(facts.get("ESO INS DROT MODE", "")).strip() == "SKY"
         words = {
             "mode": "ESO INS MODE",
             "object_name": "OBJECT",
@@ -83,13 +84,13 @@ class Exposure:
         return cls(
             tables=tables,
             date_obs=_date_obs(first),
-            mjd_obs=float(first.header.get("MJD-OBS", np.nan)),
+            mjd_obs=float(facts.get("MJD-OBS", np.nan)),
             exptime=exptime,
             ra_deg=_number(first, "RA"),
             dec_deg=_number(first, "DEC"),
-            cd=_cd_matrix(first.header),
+            cd=_cd_matrix(facts),
             position_angle_deg=-angle if flip else angle,
-            **{name: str(first.header.get(keyword, "")).strip() for name, keyword in words.items()},
+            **{name: str(facts.get(keyword, "")).strip() for name, keyword in words.items()},
         )
 
     @property
@@ -112,7 +113,7 @@ class Exposure:
         """Hash that changes when a file changes and not when it is moved."""
         digest = hashlib.sha256(self.date_obs.encode())
         for table in self.tables:
-            datasum = table.header.get("DATASUM", "")
+            datasum = table.keywords.get("DATASUM", "")
             facts = table.ifu, table.row_count, table.size_bytes, table.mtime_ns, datasum
             digest.update(repr(facts).encode())
         return digest.hexdigest()[:32]
@@ -136,7 +137,7 @@ class Exposure:
 
 
 def _number(table, keyword):
-    value = table.header.get(keyword)
+    value = table.keywords.get(keyword)
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -156,11 +157,11 @@ def _date_obs(table):
     return table.date_obs
 
 
-def _cd_matrix(header):
+def _cd_matrix(facts):
     keywords = [[f"CD{i}_{j}" for j in (1, 2)] for i in (1, 2)]
-    if all(keyword in header for row in keywords for keyword in row):
-        return np.array([[header[keyword] for keyword in row] for row in keywords], np.float64)
-    xscale, yscale = sampling_arcsec(header.get("ESO INS MODE", ""))
+    if all(keyword in facts for row in keywords for keyword in row):
+        return np.array([[facts[keyword] for keyword in row] for row in keywords], np.float64)
+    xscale, yscale = sampling_arcsec(facts.get("ESO INS MODE", ""))
     return np.diag([-xscale / 3600, yscale / 3600])
 
 

@@ -26,6 +26,18 @@ _END = b"END".ljust(_CARD)
 _READ_BYTES = 1 << 23
 _KINDS = COLUMNS | OPTIONAL_COLUMNS
 _TABLE_CODES = {"E": "float32", "J": "int32"}
+# Values of the primary header that are asked of every table; the whole of it has thousands of cards, which
+# take longer to be parsed than all the rest of opening a file.
+_KEYWORDS = (
+    *("DATE-OBS", "MJD-OBS", "EXPTIME", "RA", "DEC", "OBJECT", "EXTNAME", "DATASUM"),
+    *("CD1_1", "CD1_2", "CD2_1", "CD2_2", "ESO INS MODE", "ESO INS DROT MODE", "ESO INS DROT POSANG"),
+    *("ESO OBS ID", "ESO OBS NAME", "ESO OBS PROG ID", "ESO PRO CATG", f"{PIXTABLE_PREFIX}TYPE"),
+    *(f"{PIXTABLE_PREFIX}LIMITS IFU {end}" for end in ("LOW", "HIGH")),
+)
+_LONG_NAMES = "|".join(
+    keyword.replace(" ", " +") for keyword in _KEYWORDS if keyword.startswith("ESO ")
+).encode()
+_WANTED_CARD = re.compile(rb"(?!HIERARCH )|HIERARCH +(%s) *=" % _LONG_NAMES, re.IGNORECASE)
 _DTYPE_NAMES = {-64: "float64", -32: "float32", 8: "uint8", 16: "int16", 32: "int32", 64: "int64"}
 
 
@@ -57,6 +69,7 @@ class PixelTable:
     row_count : int
     layout : 'image' or 'table'
     packed_header : bytes, the primary header, compressed: thousands of them stay in memory.
+    keywords : dict, values of the primary header that are asked of every table, as far as it has them.
     date_obs : str, DATE-OBS to the millisecond, which names the exposure; empty when the header has none.
     ifu : int or None, number of the IFU if the file holds a single one.
     columns : dict of name to Column
@@ -67,6 +80,7 @@ class PixelTable:
     row_count: int
     layout: str
     packed_header: bytes
+    keywords: dict
     date_obs: str
     ifu: int | None
     columns: dict[str, Column]
@@ -244,19 +258,21 @@ def open_pixel_table(path: str | os.PathLike, coordinates: str = "rad") -> Pixel
     layout = "image" if hdus[1].header["XTENSION"].strip() == "IMAGE" else "table"
     columns, lengths = _image_columns(path, hdus) if layout == "image" else _table_columns(path, hdus[1])
     header = hdus[0].header
-    _check_columns(path, header, columns, lengths, coordinates)
+    keywords = {name: header[name] for name in _KEYWORDS if name in header}
+    _check_columns(path, keywords, columns, lengths, coordinates)
     packed = zlib.compress(hdus[0].text, 1)
-    date_obs = str(header.get("DATE-OBS", "")).strip()[:23]
+    date_obs = str(keywords.get("DATE-OBS", "")).strip()[:23]
     facts = columns, facts.st_size, facts.st_mtime_ns
-    return PixelTable(path, lengths["data"], layout, packed, date_obs, _single_ifu(header), *facts)
+    ifu = _single_ifu(keywords)
+    return PixelTable(path, lengths["data"], layout, packed, keywords, date_obs, ifu, *facts)
 
 
-def _single_ifu(header):
+def _single_ifu(keywords):
     """Number of the IFU, from the header of a file that holds only one."""
-    name = re.match(r"CHAN(\d\d)", str(header.get("EXTNAME", "")))
+    name = re.match(r"CHAN(\d\d)", str(keywords.get("EXTNAME", "")))
     if name:
         return int(name[1])
-    low, high = (header.get(f"{PIXTABLE_PREFIX}LIMITS IFU {end}") for end in ("LOW", "HIGH"))
+    low, high = (keywords.get(f"{PIXTABLE_PREFIX}LIMITS IFU {end}") for end in ("LOW", "HIGH"))
     return int(low) if low is not None and low == high else None
 
 
@@ -286,8 +302,8 @@ def _walk(path, descriptor, size):
 
 
 def _read_header(path, descriptor, position, size, first):
-    """One header as text and parsed, and the position behind it; None where neither SIMPLE nor XTENSION is
-    found."""
+    """One header as text and parsed (of the first one wanted cards only), and the position behind it; None
+    where neither SIMPLE nor XTENSION is found."""
     text, end, searched = b"", None, 0
     while end is None:
         chunk = os.pread(descriptor, 24 * _BLOCK if text else _BLOCK, position + len(text))
@@ -302,12 +318,25 @@ def _read_header(path, descriptor, position, size, first):
         if end is None and not chunk:
             raise InputError(f"{path}: truncated: the header at byte {position} has no end; copy it again")
     try:
-        header = fits.Header.fromstring(text[:end].decode("ascii"))
+        wanted = text[:end].decode("ascii")
+        header = fits.Header.fromstring(_wanted_cards(text[:end]) if first else wanted)
         # asked for here, so that a broken header shows now
         header["BITPIX"], header["NAXIS"]
     except (UnicodeDecodeError, KeyError, ValueError) as error:
         raise InputError(f"{path}: broken header at byte {position} ({error}); copy it again") from error
     return text[:end], header, position + -(-(end + _CARD) // _BLOCK) * _BLOCK
+
+
+def _wanted_cards(text):
+    """The cards of a primary header without those with long names that nobody asks for; str."""
+    kept, keep = [], True
+    for at in range(0, len(text), _CARD):
+        card = text[at : at + _CARD]
+        if not card.startswith(b"CONTINUE"):  # goes with the card that it continues
+            keep = _WANTED_CARD.match(card) is not None
+        if keep:
+            kept.append(card)
+    return b"".join(kept).decode("ascii")
 
 
 def _kind(start):
@@ -373,19 +402,19 @@ def _check_dtype(path, name, found, scale, zero):
         raise InputError(f"{path}: column '{name}' is scaled ({found}); plain {wanted} is wanted")
 
 
-def _check_columns(path, header, columns, lengths, coordinates):
+def _check_columns(path, keywords, columns, lengths, coordinates):
     missing = [name for name in COLUMNS if name not in columns]
     if len(missing) == len(COLUMNS):
         raise InputError(
             f"{path}: not a pixel table: none of the columns {', '.join(COLUMNS)} is there "
-            f"(ESO PRO CATG = {header.get('ESO PRO CATG', 'absent')}); give PIXTABLE_REDUCED files"
+            f"(ESO PRO CATG = {keywords.get('ESO PRO CATG', 'absent')}); give PIXTABLE_REDUCED files"
         )
     if missing:
         raise InputError(f"{path}: column '{missing[0]}' is missing; a pixel table has {', '.join(COLUMNS)}")
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise InputError(f"{path}: the columns have different lengths ({found}); make the file again")
-    kind = header.get(f"{PIXTABLE_PREFIX}TYPE")
+    kind = keywords.get(f"{PIXTABLE_PREFIX}TYPE")
     if kind not in (None, "GEOFULL"):
         raise InputError(f"{path}: pixel table of type '{kind}'; GEOFULL, with both coordinates, is wanted")
     _check_units(path, columns, coordinates)
