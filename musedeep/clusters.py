@@ -335,10 +335,12 @@ def _jobs(preset, folder, note):
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(rules))
         secrets = stack.enter_context(_private_folder(folder))
-        submissions = Submissions()
+        # a worker gives up by itself when it could not start in the time that the preset says
+        submissions = Submissions(secrets, 2.0 * preset["death_timeout"])
         cluster = _job_cluster(preset, folder / "workers", secrets, submissions)
         stack.callback(submissions.end, cluster.close)
         cluster.adapt(minimum_jobs=preset["minimum_jobs"], maximum_jobs=preset["maximum_jobs"])
+        submissions.replace_lost(cluster)
         client = stack.enter_context(Client(cluster))
         _wait_for_worker(client, f"{preset.path} (logs of its jobs: {folder / 'workers'})", note, submissions)
         yield client
@@ -444,7 +446,7 @@ def _wait_for_worker(client, name, note, submissions=None):
     while not client.nthreads():
         time.sleep(_LOOK)
         if submissions is not None and submissions.refused:
-            raise UsageError(f"{name}: no job could be submitted: {submissions.refused}")
+            raise UsageError(f"{name}: {submissions.refused}")
         if time.monotonic() - said > _REMIND:
             said = time.monotonic()
             note(f"{name}: waiting for the first worker since {said - began:.0f} s")

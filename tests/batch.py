@@ -19,6 +19,13 @@ ROOT = Path(__file__).parents[1]
 # while so that they are hit at work, and leave a line each time that one is computed.
 HOOK = """
 import os
+import sys
+if "FIRST_JOB_DIES" in os.environ and "distributed.cli.dask_worker" in sys.orig_argv:
+    try:
+        os.close(os.open(os.environ["FIRST_JOB_DIES"], os.O_CREAT | os.O_EXCL))
+        os._exit(1)
+    except FileExistsError:
+        pass
 import musedeep.plan
 musedeep.plan.SMALLEST_BLOCK = musedeep.plan.LARGEST_BLOCK = (16, 16, 16)
 from musedeep.store import CubeStore

@@ -160,9 +160,13 @@ def test_scripts_of_jobs(kind, tmp_path, monkeypatch):
     (tmp_path / "preset.yaml").write_text(text.replace("# queue: ", "queue: fast #"))
     (tmp_path / "secrets").mkdir()
     with _job_cluster(
-        read_preset(tmp_path / "preset.yaml"), tmp_path / "logs", tmp_path / "secrets", Submissions()
+        read_preset(tmp_path / "preset.yaml"),
+        tmp_path / "logs",
+        tmp_path / "secrets",
+        Submissions(tmp_path / "secrets", 120.0),
     ) as made:
         script = made.job_script()
+        assert f": > {tmp_path / 'secrets' / 'job'}" in script
         for words in SCRIPTS[kind]:
             assert words in script
         lifetime = "39600s" if kind == "htcondor" else "12000s"

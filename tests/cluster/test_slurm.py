@@ -97,6 +97,15 @@ def test_all_workers_at_once(slurm, start_run, four_maps):
     assert_all_is_well(run, four_maps, 2 * IN_FLIGHT * JOBS)
 
 
+def test_a_job_that_never_becomes_a_worker_is_replaced(slurm, start_run, four_maps, tmp_path, monkeypatch):
+    """As on a node that is broken: dask would wait for its worker for ever."""
+    monkeypatch.setenv("FIRST_JOB_DIES", str(tmp_path / "died"))
+    run = start_run(jobs=1)
+    assert run.end() == 0, run.error
+    assert (tmp_path / "died").exists() and "has no worker: it is replaced" in run.field.log_path.read_text()
+    assert_all_is_well(run, four_maps, 0)
+
+
 def test_a_controlling_process_that_is_killed_and_started_again(slurm, start_run, four_maps):
     run = start_run(jobs=JOBS, block_seconds=1.0)
     wait_until(lambda: len(records(run)) > 4, 120)
