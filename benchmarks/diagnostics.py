@@ -144,6 +144,11 @@ CASES = {
         {"faults": (Fault("telluric", 0.12), Fault("background", -40.0))},
         {"telluric": None, "over_subtraction": None},
     ),
+    "light": Case(
+        BRIGHT | {"wavelength": (7530.0, 7780.0), "exposures": 5},
+        {"faults": (Fault("telluric", 0.12, 1), Fault("colour", 0.5, 3, from_angstrom=7730.0))},
+        {"telluric_exposure": {1}, "flux_colour": {3}},
+    ),
     "gas": Case(
         BASE | GAS,
         {"faults": (Fault("shift", 0.3, 2),)},

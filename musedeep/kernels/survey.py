@@ -12,6 +12,8 @@ SURVEY_COLUMNS = 128
 
 # Rows further off than this are cosmic rays and the like; they are counted, and left out of the means.
 _OUTLIER = 5.0
+# A fifth of what seeing may change the flux of a spaxel by.
+_SEEING = 0.4
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -30,6 +32,7 @@ def survey_rows(
     variance,
     weight,
     blank,
+    bright,
     fine,
     px,
     py,
@@ -40,6 +43,7 @@ def survey_rows(
     slices,
     columns,
     lines,
+    light,
 ):
     """Find the voxels of rows, and sum up how those on blank sky differ from the deep cube.
 
@@ -68,6 +72,8 @@ def survey_rows(
         The deep cube there; NaN without data.
     blank : (ny, nx) bool
         Blank sky.
+    bright : (ny, nx) bool
+        Sources, none of it blank sky.
     fine : (3,) float64
         First wavelength and step of `lines`, and the factor from stored wavelengths to those on Earth.
     px, py, value, noise : (n,) float32, out
@@ -83,6 +89,8 @@ def survey_rows(
         The same by IFU and detector column of its slices (128 * IFU + column, from 0).
     lines : (m, 3) float64, in and out
         By wavelength on Earth: number, sum of the variance, sum of the value.
+    light : (nz, 4) float64, in and out
+        Of bright sources by plane of the grid: number, sums of the value, of the cube, and of the variance.
     """
     nk, ny, nx = flux.shape
     for r in range(rows.shape[1]):
@@ -96,7 +104,7 @@ def survey_rows(
         value[r], noise[r] = v, vv
         i, j = np.int64(math.floor(x + 0.5)), np.int64(math.floor(y + 0.5))
         usable[r] = 0 <= i < nx and 0 <= j < ny
-        if not usable[r] or not blank[j, i]:
+        if not usable[r] or not (blank[j, i] or bright[j, i]):
             continue
         lam = np.float64(rows[2, r])
         z = at_plane[r]
@@ -111,6 +119,14 @@ def survey_rows(
         own = share * _overlap(x - i, drop[0]) * _overlap(y - j, drop[1]) * _overlap(z - plane, drop[2]) / cw
         expected = vv * (1.0 - 2.0 * min(own, 0.5)) + cv
         d = v - c
+        if bright[j, i]:
+            # the seeing changes a source by more than its noise
+            if d * d < _OUTLIER * _OUTLIER * (expected + _SEEING * _SEEING * c * c):
+                light[plane, 0] += 1
+                light[plane, 1] += v
+                light[plane, 2] += c
+                light[plane, 3] += vv
+            continue
         if expected <= 0.0 or d * d > _OUTLIER * _OUTLIER * expected:
             planes[plane, 5] += 1
             continue

@@ -1,4 +1,4 @@
-"""Are the exposures where they belong? Recentring, blur, and craters around bright sources."""
+"""Are the exposures where they belong? Recentring, and craters around bright sources."""
 
 import math
 
@@ -11,17 +11,15 @@ from musedeep.qc.evidence import Finding, finding
 from musedeep.qc.lines import shift_evidence, strongest_line
 from musedeep.settings import AlignSettings
 
-__all__ = ["find_blur", "find_craters", "find_line_misalignment", "find_misalignment"]
+__all__ = ["find_craters", "find_line_misalignment", "find_misalignment"]
 
 # A crater is looked for around sources of this signal-to-noise ratio in their middle.
 _BRIGHT = 50.0
 _FEWEST = 3
-# No seeing makes stars as narrow as this many spaxels.
-_NARROWEST = 1.8
 # Signal-to-noise ratio of a line in an exposure from which it has a place; the gain of chi-square from which
 # that is another one than in the others (six standard errors, as it was looked for anywhere), and the least
 # share of what a true shift would gain.
-_SEEN = 10.0
+_SEEN = 20.0
 _SURE_GAIN = 36.0
 _SHARE_OF_GAIN = 0.5
 # Others that an exposure is held against in the light of a line, at most.
@@ -77,30 +75,34 @@ def find_line_misalignment(evidence):
         settings = AlignSettings()
         sources = [find_sources(image, settings) for image in images]
         check = check_offsets(images, sources, [Offset()] * len(images), settings)
-        size = np.hypot(*check.deviations.T)
+        told, share = _told(evidence, check)
+        size = share * np.hypot(*check.deviations.T)
         # what cannot tell the distance that counts tells nothing
-        known = (check.errors < evidence.thresholds["misalignment_line"] / 2) & _told(evidence, check)
+        known = (check.errors < evidence.thresholds["misalignment_line"] / 2) & told
         values = dict(zip(evidence.dates, np.where(known, size, math.nan).tolist(), strict=True))
         sure = dict(zip(evidence.dates, (known & (size > 5 * check.errors)).tolist(), strict=True))
-        none = "the line is too faint in single exposures"
+        none = "the line is too faint in single exposures, or of one source alone"
     wavelength = evidence.deep.wavelength[plane] if plane is not None else math.nan
     note = f"at {wavelength:.0f} Angstrom {{exposures}} lie off the others, by up to {{value:.2f}} arcsec"
     return finding(evidence, "misalignment_line", values, note, sure=sure, none=none)
 
 
 def _told(evidence, check):
-    """Which exposures show the line, and, where they seem to lie off, show that at more than one place."""
+    """Which exposures show the line, and, where they seem to lie off, show that at more than one place.
+
+    Also the share of each deviation that the image as a whole bears out.
+    """
     to_pixels = np.linalg.inv(np.array(evidence.grid.cd) * 3600)
-    told = np.zeros(len(evidence.surveys), bool)
+    told, share = np.zeros(len(evidence.surveys), bool), np.ones(len(evidence.surveys))
     for n in np.flatnonzero(np.isfinite(check.errors)):
         survey, shift = evidence.surveys[n], (to_pixels @ check.deviations[n])[::-1]
-        seen, gain, expected = shift_evidence(
+        seen, gain, expected, share[n] = shift_evidence(
             survey.line, survey.line_variance, survey.white, _line_beside(evidence, n), shift
         )
         sure = gain > max(_SURE_GAIN, _SHARE_OF_GAIN * expected)
-        off = math.hypot(*check.deviations[n]) > evidence.thresholds["misalignment_line"]
+        off = share[n] * math.hypot(*check.deviations[n]) > evidence.thresholds["misalignment_line"]
         told[n] = seen > _SEEN and (sure or not off)
-    return told
+    return told, share
 
 
 def _line_beside(evidence, number):
@@ -126,27 +128,6 @@ def _line_beside(evidence, number):
     typical = np.full(covered.shape, math.nan)
     typical[covered] = np.nanmedian(images[:, covered], axis=0)
     return typical
-
-
-def find_blur(evidence, check):
-    """Whether the deep image is wider than the exposures that it is made of.
-
-    Where most exposures show no stars, but what is left of cosmic rays, there is nothing to compare with.
-    """
-    threshold = evidence.thresholds["blur"]
-    narrowest = _NARROWEST * math.sqrt(math.prod(evidence.grid.step_arcsec))
-    widths = [
-        survey.fwhm[0]
-        for survey in evidence.surveys
-        if len(survey.sources) >= _FEWEST and survey.fwhm[0] >= narrowest
-    ]
-    deep = evidence.deep.fwhm[0]
-    if len(widths) < max(2, len(evidence.surveys) / 2) or not math.isfinite(deep) or check is None:
-        return Finding("blur", math.nan, threshold, "", False, (), "too few stars")
-    value = float(deep / np.median(widths))
-    alarm = value > threshold
-    note = f"the deep image has a FWHM of {deep:.2f} arcsec, its exposures of {np.median(widths):.2f}"
-    return Finding("blur", value, threshold, "", alarm, (), note)
 
 
 def find_craters(evidence, rejections):

@@ -39,6 +39,9 @@ _AWAY_SPAXELS = 8.0
 _ENOUGH_BLANK = 0.4
 _LEAST_BLANK = 0.05
 _MOST_SPECTRA = 10
+# Sources whose light is followed through the exposures, at most, and how far they stand above the noise.
+_MOST_BRIGHT = 300
+_BRIGHT_SIGMA = 20.0
 # What smoothing leaves of independent noise, and by how much the noise may exceed what is propagated.
 _SMOOTHED, _MOST_NOISE = 0.28, 4.0
 _CROWDED_SPAXELS = 4.0
@@ -154,7 +157,8 @@ def measure_deep(field, path, key, *, workers=None, client=None, progress=None):
     blank, distance = blank_sky(images["white"], images["white_variance"], images["count"])
     sources = _sources_of(images, store.grid)
     masks = path.with_name("masks.npz")
-    np.savez_compressed(masks, blank=blank, labels=_labels(sources, images["white"]))
+    labels = _labels(sources, images["white"])
+    np.savez_compressed(masks, blank=blank, labels=labels, bright=_bright(sources, images) & ~blank)
     planes, step = store.grid.shape[0], store.slab_planes(("flux",))
     every = max(1, planes // _APERTURE_PLANES)
     work = partial(_planes_of, cube_path=field.cube_path, masks=masks, every=every)
@@ -346,6 +350,23 @@ def _labels(sources, white):
         number += 1
         labels[near] = number
     return labels
+
+
+def _bright(sources, images):
+    """Spaxels within one FWHM of the sources that stand far above the noise."""
+    white, variance = images["white"], images["white_variance"]
+    bright = np.zeros(white.shape, bool)
+    if not len(sources["x"]):
+        return bright
+    noise = np.sqrt(median_of(variance))
+    rows, columns = np.indices(bright.shape)
+    level, radius = median_of(white), max(sources["pixels"], 2.0)
+    for x, y in zip(sources["x"][:_MOST_BRIGHT], sources["y"], strict=False):
+        near = np.hypot(columns - x, rows - y) <= radius
+        values = white[near & np.isfinite(white)]
+        if len(values) and values.max() - level > _BRIGHT_SIGMA * noise:
+            bright |= near
+    return bright
 
 
 def _spectra(flux, variance, labels):

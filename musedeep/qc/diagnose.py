@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from musedeep.depth import flux_peak
-from musedeep.qc.alignment import find_blur, find_craters, find_line_misalignment, find_misalignment
+from musedeep.qc.alignment import find_craters, find_line_misalignment, find_misalignment
 from musedeep.qc.background import (
     find_ifu_levels,
     find_levels,
@@ -12,6 +12,8 @@ from musedeep.qc.background import (
     find_slice_edges,
     find_wide_peak,
 )
+from musedeep.qc.blur import find_blur
+from musedeep.qc.light import find_flux_colour, find_telluric_exposures
 from musedeep.qc.noise import find_variances
 from musedeep.qc.photometry import find_flux_scale, find_saturation
 from musedeep.qc.sky import find_line_shifts, find_sky_levels, find_sky_noise
@@ -72,7 +74,8 @@ def diagnose(evidence, rejections=None):
     edge = edge.without({*trail.exposures, *quadrant.exposures})
     ifu = ifu.without({*trail.exposures, *quadrant.exposures, *edge.exposures})
     shift, lines = find_line_shifts(evidence)
-    flux, sky = find_flux_scale(evidence), find_sky_levels(evidence)
+    off = {d: check.deviations[evidence.dates.index(d)] for d in misalignment.exposures}
+    flux, sky = find_flux_scale(evidence, off), find_sky_levels(evidence)
     # a wrong flux scale has the cores of stars rejected, and sky that is left raises the background
     crater = find_craters(evidence, rejections).without({*trail.exposures, *flux.exposures})
     peak = flux_peak(evidence.deep.white)
@@ -80,8 +83,9 @@ def diagnose(evidence, rejections=None):
         misalignment,
         find_line_misalignment(evidence).without(misalignment.exposures),
         crater,
-        find_blur(evidence, check),
+        find_blur(evidence),
         flux,
+        find_flux_colour(evidence),
         trail,
         find_saturation(evidence),
         find_levels(evidence).without(sky.exposures),
@@ -97,6 +101,7 @@ def diagnose(evidence, rejections=None):
         find_sodium_step(evidence),
         find_sodium_zeros(evidence),
         find_telluric(evidence),
+        find_telluric_exposures(evidence),
         find_wiggles(evidence),
     ]
     return Diagnosis(findings, check, trails, lines, peak)

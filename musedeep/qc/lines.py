@@ -42,8 +42,9 @@ def line_strengths(flux, variance, blank):
     Returns
     -------
     ndarray, shape (planes,), float64
-        Mean square of the smoothed difference from the median of the planes, in units of the noise, off the
-        blank sky over that on it; NaN with too few planes or too little sky.
+        Mean square of the smoothed difference from the median of the planes, in units of the noise and of
+        what is left of the continuum, off the blank sky over that on it; NaN with too few planes or too
+        little sky.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -52,8 +53,10 @@ def line_strengths(flux, variance, blank):
     sky, rest = blank & covered, ~blank & covered
     if len(flux) < _FEWEST_PLANES or min(sky.sum(), rest.sum()) < _FEWEST_SPAXELS:
         return strengths
-    noise = np.where(covered, np.sqrt(variance.mean(axis=0)), 1.0)
     continuum = np.where(covered, np.median(flux, axis=0), 0.0)
+    # the rows meet a star at other places in every plane: that is no line
+    left = _CONTINUUM_LEFT * (continuum - np.median(continuum[sky]))
+    noise = np.where(covered, np.sqrt(variance.mean(axis=0) + left**2), 1.0)
     for n in range(len(flux)):
         image = np.where(covered, flux[max(n - 1, 0) : n + 2].mean(axis=0), 0.0) - continuum
         image = gaussian_filter(image / noise, 1.0)
@@ -131,11 +134,13 @@ def shift_evidence(image, variance, continuum, others, shift):
     Returns
     -------
     seen : float
-        Signal-to-noise ratio of the line, at the better of the two places.
+        Signal-to-noise ratio of the line without the surroundings of its brightest source.
     gain : float
         Of chi-square at the shifted place, without the surroundings of the spaxel that speaks most for it.
     expected : float
         All that a true shift would gain.
+    share : float
+        How much of the shift, from 0 to 1, fits best, without those surroundings.
     """
     from scipy.ndimage import gaussian_filter
     from scipy.ndimage import shift as shifted
@@ -147,18 +152,31 @@ def shift_evidence(image, variance, continuum, others, shift):
     good = np.isfinite(image) & np.isfinite(variance) & np.isfinite(continuum) & ~empty
     good &= shifted(empty.astype(float), shift, order=1, cval=1.0) < 0.01
     if good.sum() < _FEWEST_SPAXELS:
-        return 0.0, 0.0, 0.0
+        return 0.0, 0.0, 0.0, 0.0
     a, level = image[good].astype(np.float64), np.median(continuum[good])
     left = (_CONTINUUM_LEFT * (continuum[good] - level)) ** 2 + (_LINE_LEFT * filled[good]) ** 2
     weight = 1 / (_CORRELATED * variance[good] + left + (_LINE_LEFT * moved[good]) ** 2)
-    (here, residual), (there, other) = (_amplitude(a, model[good], weight) for model in (filled, moved))
-    better = np.zeros(image.shape)
-    better[good] = weight * (residual**2 - other**2)
-    row, column = np.unravel_index(np.argmax(gaussian_filter(better, 2.0)), better.shape)
-    rows, columns = np.indices(better.shape)
-    gain = better[np.hypot(rows - row, columns - column) > _ONE_PLACE].sum()
+    residual, other = (_amplitude(a, model[good], weight)[1] for model in (filled, moved))
     _, missed = _amplitude(a - other, filled[good], weight)
-    return max(here, there), float(gain), float((weight * missed**2).sum())
+    better, true = weight * (residual**2 - other**2), weight * missed**2
+    rest = _without_best(better, good)
+    gain, of_rest = float(better[rest].sum()), float(true[rest].sum())
+    # chi-square is a parabola about the place that fits best
+    share = (1 + gain / max(of_rest, 1e-30)) / 2
+    several = _without_best(weight * filled[good] ** 2, good)
+    seen = max(_amplitude(a[several], m[good][several], weight[several])[0] for m in (filled, moved))
+    return seen, gain, float(true.sum()), min(max(share, 0.0), 1.0)
+
+
+def _without_best(values, good):
+    """Which of the values, given for the good spaxels, lie away from the place where they are largest."""
+    from scipy.ndimage import gaussian_filter
+
+    image = np.zeros(good.shape)
+    image[good] = values
+    row, column = np.unravel_index(np.argmax(gaussian_filter(image, 2.0)), image.shape)
+    rows, columns = np.nonzero(good)
+    return np.hypot(rows - row, columns - column) > _ONE_PLACE
 
 
 def _amplitude(values, model, weight):

@@ -13,24 +13,34 @@ _FEWEST_SPAXELS = 20
 _BRIGHT_SIGMA = 10.0
 
 
-def find_flux_scale(evidence):
-    """Slope of every white image against the others on the spaxels of sources, in dex of the median."""
+def find_flux_scale(evidence, deviations=None):
+    """Slope of every white image against the others on the spaxels of sources, in dex of the median.
+
+    Parameters
+    ----------
+    evidence : Evidence
+    deviations : dict of str to ndarray, shape (2,), optional
+        Exposures that lie off the others, and how many arcsec east and north: they are put in place first, or
+        else they would seem to be faint where the others are bright.
+    """
     from scipy.ndimage import gaussian_filter
 
-    slopes, errors = {}, {}
+    slopes = {}
     for survey in evidence.surveys:
-        others = evidence.others(survey)
-        good = np.isfinite(others) & np.isfinite(survey.white)
+        white, others = survey.white, evidence.others(survey)
+        if survey.date_obs in (deviations or {}):
+            white = _moved_back(white, evidence.grid, deviations[survey.date_obs])
+        good = np.isfinite(others) & np.isfinite(white)
         blank = evidence.blank(survey) & good
         if blank.sum() < _FEWEST_SPAXELS:
             slopes[survey.date_obs] = math.nan
             continue
         # smoothing takes the difference of the seeing out of the slope
-        own, rest = survey.white - np.median(survey.white[blank]), others - np.median(others[blank])
+        own, rest = white - np.median(white[blank]), others - np.median(others[blank])
         own, rest = (gaussian_filter(np.where(good, image, 0), 3.0) for image in (own, rest))
         noise = evidence.spaxel_noise[survey.date_obs]
         bright = good & (rest > _BRIGHT_SIGMA * noise / 3) & (gaussian_filter(good * 1.0, 3.0) > 0.9)
-        slopes[survey.date_obs], errors[survey.date_obs] = _slope(rest[bright], own[bright])
+        slopes[survey.date_obs] = _slope(rest[bright], own[bright])
     known = {date: math.log10(value) for date, value in slopes.items() if value > 0}
     middle = np.median(list(known.values())) if known else math.nan
     values = {date: known.get(date, math.nan) - middle for date in slopes}
@@ -38,17 +48,27 @@ def find_flux_scale(evidence):
     return finding(evidence, "flux_scale", values, note, none="no bright source")
 
 
+def _moved_back(image, grid, deviation):
+    """An image without its deviation, arcsec east and north; NaN where that moves no data."""
+    from scipy.ndimage import shift
+
+    x, y = np.linalg.inv(np.array(grid.cd) * 3600) @ deviation
+    empty = ~np.isfinite(image)
+    moved = shift(np.where(empty, 0.0, image), (-y, -x), order=1)
+    return np.where(shift(empty.astype(float), (-y, -x), order=1, cval=1.0) > 0.01, math.nan, moved)
+
+
 def _slope(x, y):
-    """Slope of a line through the origin with outliers weighted down, and its error."""
+    """Slope of a line through the origin with outliers weighted down."""
     if len(x) < _FEWEST_SPAXELS:
-        return math.nan, math.nan
+        return math.nan
     weight = np.ones(len(x))
     for _ in range(_ROUNDS):
         slope = float((weight * x * y).sum() / (weight * x * x).sum())
         off = np.abs(y - slope * x)
         scale = 1.4826 * np.median(off) + 1e-30
         weight = 1 / np.maximum(off / (1.5 * scale), 1.0)
-    return slope, scale / math.sqrt(float((x * x).sum()))
+    return slope
 
 
 def saturated_pixels(evidence):

@@ -8,7 +8,10 @@ from musedeep.muse import MODES
 from musedeep.qc.deep import median_of, robust_scatter
 from musedeep.qc.evidence import Finding
 
-__all__ = ["TELLURIC_BANDS", "find_sodium_step", "find_sodium_zeros", "find_telluric", "find_wiggles"]
+__all__ = [
+    "TELLURIC_BANDS", "beside_bands", "find_sodium_step", "find_sodium_zeros", "find_telluric",
+    "find_wiggles", "smooth_spectrum",
+]  # fmt: skip
 
 #: Bands (Angstrom) in which the atmosphere absorbs.
 TELLURIC_BANDS = (
@@ -29,17 +32,29 @@ _SURE = 4.0
 
 def _relative(deep):
     """Spectra over their median, and the error of each value; only sources that are bright enough to tell."""
-    from scipy.ndimage import median_filter
-
     spectra, noise = deep.spectra, deep.spectra_noise
     pairs = zip(spectra.T, noise.T, strict=True)
     bright = np.array([median_of(flux) > 5 * median_of(error) for flux, error in pairs], bool)
     spectra, noise = spectra[:, bright], noise[:, bright]
-    width = min(301, max(3, len(spectra) // 4 * 2 + 1))
     smooth = np.empty_like(spectra)
     for n, flux in enumerate(spectra.T):
-        smooth[:, n] = median_filter(flux, width, mode="nearest")
+        smooth[:, n] = smooth_spectrum(flux)
     return spectra, noise, smooth
+
+
+def smooth_spectrum(values, planes=301):
+    """Running median of values over so many planes, or half of them if there are fewer."""
+    from scipy.ndimage import median_filter
+
+    return median_filter(values, min(planes, max(3, len(values) // 4 * 2 + 1)), mode="nearest")
+
+
+def beside_bands(wavelength):
+    """Planes inside each telluric band, and beside it; pairs of ndarray, shape (nz,), bool."""
+    for low, high in TELLURIC_BANDS:
+        inside = (wavelength > low) & (wavelength < high)
+        near = (wavelength > low - _BESIDE_ANGSTROM) & (wavelength < high + _BESIDE_ANGSTROM)
+        yield inside, near & ~inside
 
 
 def _gaps(evidence):
@@ -121,11 +136,7 @@ def find_telluric(evidence):
     threshold = evidence.thresholds[name]
     spectra, noise, smooth = _relative(deep)
     ratios = []
-    for low, high in TELLURIC_BANDS:
-        inside = (deep.wavelength > low) & (deep.wavelength < high)
-        beside = (
-            (deep.wavelength > low - _BESIDE_ANGSTROM) & (deep.wavelength < high + _BESIDE_ANGSTROM) & ~inside
-        )
+    for inside, beside in beside_bands(deep.wavelength):
         for flux, error, level in zip(spectra.T, noise.T, smooth.T, strict=True):
             scaled = (flux - level) / error
             if min(np.isfinite(scaled[part]).sum() for part in (inside, beside)) >= _FEWEST_PLANES:

@@ -26,7 +26,7 @@ _FINE_ANGSTROM = 0.3125
 _BIN_ANGSTROM = 75.0
 _FEWEST_BINS = 24
 _CLIP = 4.0
-_FORMAT = 7
+_FORMAT = 8
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Survey:
         Mean over all wavelengths, fluxes scaled as in the deep cube; NaN without data.
     saturated : ndarray, shape (ny, nx), int32
         Saturated rows of every spaxel.
-    planes, slices, columns, lines : ndarray, float64
-        Sums over blank sky, see `musedeep.kernels.survey.survey_rows`.
+    planes, slices, columns, lines, light : ndarray, float64
+        Sums over blank sky, and, by plane, over bright sources, see `musedeep.kernels.survey.survey_rows`.
     first_line : float
         Wavelength on Earth of the first of `lines`, which lie 0.3125 Angstrom apart.
     rows : int
@@ -66,6 +66,7 @@ class Survey:
     slices: np.ndarray
     columns: np.ndarray
     lines: np.ndarray
+    light: np.ndarray
     first_line: float
     rows: int
     fwhm: np.ndarray
@@ -157,7 +158,8 @@ def _survey(item, *, cube_path, masks, line, key, effort):
     """Survey one exposure and write what was found."""
     recipe, path, velocity = item
     with np.load(masks) as stored:
-        work = _Work(recipe, CubeStore(cube_path), stored["blank"], velocity, line, effort)
+        where = stored["blank"], stored["bright"]
+    work = _Work(recipe, CubeStore(cube_path), where, velocity, line, effort)
     exposure = recipe.exposures[0]
     for name, facts in exposure.parts.items():
         reader = PartReader(recipe.store / exposure.name / name, facts, exposure.columns)
@@ -171,7 +173,7 @@ def _survey(item, *, cube_path, masks, line, key, effort):
 class _Work:
     """The sums of one exposure."""
 
-    def __init__(self, recipe, store, blank, velocity, line, effort):
+    def __init__(self, recipe, store, where, velocity, line, effort):
         from musedeep.kernels.survey import SURVEY_COLUMNS
 
         self.recipe, self.store, self.exposure = recipe, store, recipe.exposures[0]
@@ -183,7 +185,7 @@ class _Work:
         self.corner = np.array([rows[0], columns[0]], np.int64)
         self.box = slice(*rows), slice(*columns)
         shape = rows[1] - rows[0], columns[1] - columns[0]
-        self.blank = np.ascontiguousarray(blank[self.box])
+        self.blank, self.bright = (np.ascontiguousarray(part[self.box]) for part in where)
         low, high = (float(w) for w in recipe.grid.wavelengths[[0, -1]])
         wished = max(math.ceil((high - low) / _BIN_ANGSTROM), _FEWEST_BINS)
         count = max(min(int((high - low) / 2.5), wished), EXPOSURE_BANDS)
@@ -199,6 +201,7 @@ class _Work:
         self.planes, self.slices = np.zeros((nz, 7)), np.zeros((24 * 48, 4))
         self.columns = np.zeros((24 * SURVEY_COLUMNS, 4))
         self.lines = np.zeros((math.ceil((high * earth + 2.0 - self.fine[0]) / _FINE_ANGSTROM), 3))
+        self.light = np.zeros((nz, 4))
         self.rows = 0
 
     def add_part(self, reader):
@@ -243,8 +246,8 @@ class _Work:
         drop = np.array([*recipe.method.drop[:2], recipe.method.drop[2] / depth])
         survey_rows(
             rows, origin, at_plane, exposure.matrix, exposure.origin, exposure.scale, exposure.weight, drop,
-            a, self.corner - recipe.anchor[::-1], *cube, self.blank, self.fine, px, py, value, noise, usable,
-            self.planes, self.slices, self.columns, self.lines,
+            a, self.corner - recipe.anchor[::-1], *cube, self.blank, self.bright, self.fine,
+            px, py, value, noise, usable, self.planes, self.slices, self.columns, self.lines, self.light,
         )  # fmt: skip
         none = np.zeros(n, np.uint32)
         drizzle_rows(
@@ -286,6 +289,7 @@ class _Work:
             "slices": self.slices,
             "columns": self.columns,
             "lines": self.lines,
+            "light": self.light,
             "first_line": self.fine[0],
             "rows": self.rows,
             "line": line,

@@ -14,6 +14,7 @@ __all__ = ["FAULTS", "Fault", "spoil_rows"]
 FAULTS = {
     "shift": "rows lie so many arcsec too far east",
     "flux": "fluxes are too large by this share",
+    "colour": "fluxes are too large by this share beyond a wavelength",
     "background": "flux that is added everywhere",
     "ifu": "flux that is added in one IFU",
     "quadrant": "flux that is added north-east of the pointing",
@@ -48,12 +49,15 @@ class Fault:
         Index of the exposure, from 0; None for all of them.
     ifu : int
         For the kind "ifu".
+    from_angstrom : float
+        For the kind "colour".
     """
 
     kind: str
     size: float
     exposure: int | None = None
     ifu: int = 12
+    from_angstrom: float = 7000.0
 
     def __post_init__(self):
         if self.kind not in FAULTS:
@@ -88,7 +92,7 @@ def spoil_rows(exposure, part, wavelength, x, y, counts):
             counts.variance *= size
         elif fault.kind == "saturation":
             counts.dq[counts.data > size] |= np.uint32(DQ_BITS["saturated"])
-        elif fault.kind in ("flux", "wiggle", "telluric"):
+        elif fault.kind in ("flux", "colour", "wiggle", "telluric"):
             factor = _response(fault, wavelength)
             counts.data *= factor
             counts.variance *= factor * factor
@@ -101,6 +105,8 @@ def _response(fault, wavelength):
     """Factor on the fluxes."""
     if fault.kind == "flux":
         return np.float32(1 + fault.size)
+    if fault.kind == "colour":
+        return np.where(wavelength > fault.from_angstrom, 1 + fault.size, 1.0).astype(np.float32)
     if fault.kind == "wiggle":
         wave = np.sin(2 * math.pi * (wavelength - 4650.0) / _WIGGLE_PERIOD)
         return np.where(wavelength < _WIGGLES_END, 1 + fault.size * wave, 1.0).astype(np.float32)

@@ -84,6 +84,9 @@ def test_what_shines_at_one_wavelength_is_a_line():
     strengths = line_strengths(flux, np.ones_like(flux), cloud < 1e-3)
     assert strongest_line(strengths) in (18, 19, 20) and np.median(strengths) < 2
     flat = rng.normal(0, 1, (40, 40, 40)) + 50 * cloud
+    # rows meet a bright star at other places in every plane
+    star = 5000 * (1 + rng.normal(0, 0.01, 40))[:, None, None] * cloud
+    assert strongest_line(line_strengths(flat + star, np.ones_like(flat), cloud < 1e-3)) is None
     assert strongest_line(line_strengths(flat, np.ones_like(flat), cloud < 1e-3)) is None
     assert np.isnan(line_strengths(flux[:5], np.ones((5, 40, 40)), cloud < 1e-3)).all()
 
@@ -98,19 +101,22 @@ def test_several_sources_must_agree_that_an_exposure_lies_off():
     rng = np.random.default_rng(5)
     places = ((15, 15), (40, 20), (25, 45), (48, 48))
     noise, ones, dark = rng.normal(0, 1, (60, 60)), np.ones((60, 60)), np.zeros((60, 60))
-    seen, gain, expected = shift_evidence(clouds(places, 2.0) + noise, ones, dark, clouds(places), (0.0, 2.0))
-    assert seen > 50 and gain > 0.6 * expected > 100
-    _, gain, expected = shift_evidence(clouds(places) + noise, ones, dark, clouds(places), (0.0, 2.0))
-    assert gain < -0.5 * expected
+    true, half = clouds(places, 2.0) + noise, clouds(places, 1.0) + noise
+    seen, gain, expected, share = shift_evidence(true, ones, dark, clouds(places), (0.0, 2.0))
+    assert seen > 50 and gain > 0.6 * expected > 100 and share > 0.9
+    _, gain, expected, share = shift_evidence(clouds(places) + noise, ones, dark, clouds(places), (0.0, 2.0))
+    assert gain < -0.5 * expected and share < 0.1
+    assert 0.4 < shift_evidence(half, ones, dark, clouds(places), (0.0, 2.0))[3] < 0.6
     # a cosmic ray, or a single source, is no proof
     struck = clouds(places) + noise + clouds([(40, 24)]) * 5
-    assert shift_evidence(struck, ones, dark, clouds(places), (0.0, 2.0))[1] < 0
+    _, gain, _, share = shift_evidence(struck, ones, dark, clouds(places), (0.0, 2.0))
+    assert gain < 0 and share < 0.1
     alone = clouds(places[:1], 2.0) + noise
-    _, gain, expected = shift_evidence(alone, ones, dark, clouds(places[:1]), (0.0, 2.0))
-    assert gain < 0.2 * expected
+    seen, gain, expected, _ = shift_evidence(alone, ones, dark, clouds(places[:1]), (0.0, 2.0))
+    assert seen < 5 and gain < 0.2 * expected
     assert shift_evidence(noise, ones, dark, clouds(places), (0.0, 2.0))[0] < 5
     # nothing to compare with
-    assert shift_evidence(noise, ones, dark, np.full((60, 60), np.nan), (0.0, 2.0)) == (0.0, 0.0, 0.0)
+    assert shift_evidence(noise, ones, dark, np.full((60, 60), np.nan), (0.0, 2.0)) == (0, 0, 0, 0)
 
 
 def test_more_planes_need_a_stronger_line():

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from deep_images import deep_of
 
 from musedeep.errors import InputError
 from musedeep.kernels.survey import count_rows, survey_rows
 from musedeep.muse import pack_origin
 from musedeep.qc.background import _edge_level as edge_level
-from musedeep.qc.deep import APERTURES, BANDS, Deep, blank_sky, robust_scatter
+from musedeep.qc.deep import APERTURES, BANDS, blank_sky, robust_scatter
 from musedeep.qc.deep import _aperture_ratios as aperture_ratios
 from musedeep.qc.evidence import Evidence, Finding, finding
 from musedeep.qc.flags import Bit, access_of, flag_cards, qc_flag
@@ -32,11 +33,12 @@ def survey_of(rows, plane, flux, variance, weight, blank, share=1.0):
     usable = np.empty(n, np.uint8)
     planes, slices = np.zeros((len(flux), 7)), np.zeros((1152, 4))
     columns, lines = np.zeros((24 * 128, 4)), np.zeros((40, 3))
+    light = np.zeros((len(flux), 4))
     origin = pack_origin(30, 2000, 3, 5, 0) * np.ones(n, np.uint32)
     geometry = np.eye(3), np.zeros(2), 2.0, share, np.full(3, 0.6), 0, np.zeros(2, np.int64)
-    cube = flux, variance, weight, blank, np.array([5000.0, 1.0, 1.0])
-    survey_rows(rows, origin, plane, *geometry, *cube, *out, usable, planes, slices, columns, lines)
-    return out, usable, planes, slices, columns, lines
+    cube = flux, variance, weight, blank, ~blank, np.array([5000.0, 1.0, 1.0])
+    survey_rows(rows, origin, plane, *geometry, *cube, *out, usable, planes, slices, columns, lines, light)
+    return out, usable, planes, slices, columns, lines, light
 
 
 def test_rows_are_held_against_the_cube():
@@ -52,7 +54,7 @@ def test_rows_are_held_against_the_cube():
     blank = np.ones((10, 10), bool)
     blank[:, 5:] = False
     found = survey_of(rows, plane, cube, cube * 0, cube * 0 + 1e9, blank)
-    (px, _, value, noise), usable, planes, slices, columns, lines = found
+    (px, _, value, noise), usable, planes, slices, columns, lines, light = found
     inside = rows[0] < 4.5
     assert usable.all()
     np.testing.assert_allclose(px, rows[0])
@@ -67,6 +69,9 @@ def test_rows_are_held_against_the_cube():
     assert slices[2 * 48 + 4, 0] == columns[2 * 128 + 30, 0] == total[0]
     assert (lines[[1, 11, 21, 31], 0] > 0).all()
     assert lines[:, 0].sum() == total[0]
+    # what is no sky is sources here
+    np.testing.assert_allclose(light[:, 0], np.bincount(plane[~inside].astype(int)), atol=2)
+    np.testing.assert_allclose(light[:, 1:] / light[:, :1], [[10.0, 10.0, 36.0]] * 4, rtol=0.05)
 
 
 def test_a_row_that_is_part_of_the_cube_scatters_less_about_it():
@@ -149,37 +154,6 @@ def test_noise_of_apertures_is_that_of_the_voxels_if_they_are_independent():
     ratios = np.array(aperture_ratios(smooth, np.full(white.shape, 2.0, np.float32), good))
     assert ratios[0] == pytest.approx(1.0, abs=0.04)
     assert ratios[5] == pytest.approx(np.sqrt(2), abs=0.15)
-
-
-def deep_of(wavelength, spectra=None, **changes):
-    """A deep cube of which only some things matter."""
-    n = len(wavelength)
-    image = np.zeros((4, 4), np.float32)
-    spectra = np.zeros((n, 0)) if spectra is None else spectra
-    fields = {
-        "wavelength": wavelength,
-        "white": image,
-        "white_variance": image + 1,
-        "bands": np.zeros((BANDS, 4, 4)),
-        "bands_variance": np.ones((BANDS, 4, 4)),
-        "seconds": image + 1,
-        "count": image + 1,
-        "rejected": image,
-        "blank": image == 0,
-        "distance": 8.0,
-        "level": np.zeros(n) + 1e-3,
-        "scatter": np.ones(n),
-        "noise": np.ones(n),
-        "apertures": np.ones((BANDS, len(APERTURES))),
-        "median_count": np.full(n, 4.0),
-        "x": np.zeros(0),
-        "y": np.zeros(0),
-        "fwhm": np.full(1 + BANDS, 0.8),
-        "spectra": spectra,
-        "spectra_noise": spectra * 0 + 1.0,
-        "line_strength": np.ones(n),
-    }
-    return Deep(**fields | changes)
 
 
 def evidence_of(deep, modes=("WFM-NOAO-N",), **thresholds):
