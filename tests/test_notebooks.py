@@ -40,4 +40,11 @@ def test_a_notebook_is_saved_with_pictures_and_small(path):
 
 def test_there_are_notebooks_for_what_analysts_ask():
     names = {path.stem for path in NOTEBOOKS}
-    assert {"first-look", "one-field", "is-this-line-real", "what-was-rejected", "depth-and-noise"} <= names
+    assert {
+        "first-look",
+        "one-field",
+        "is-this-line-real",
+        "what-was-rejected",
+        "depth-and-noise",
+        "on-a-cluster",
+    } <= names
