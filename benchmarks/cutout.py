@@ -1,13 +1,14 @@
 """How long a part of a deep cube takes to be combined again, beside the whole.
 
     python benchmarks/cutout.py
-    python benchmarks/cutout.py --exposures 16 100 --size 10 --band 100
+    python benchmarks/cutout.py --exposures 16 --field 60 --length 150
 
 The exposures are ingested and combined into the cube store; then a cutout is combined again in a process of
-its own: as it was, with other clipping, with half of the exposures, and split into all exposures in one pass.
-What counts is CPU time from the call to the values, kernels being loaded. Beside it stand the share of voxels
-of the cutout, and the share of bytes that are read. The whole of a real field is larger (300 x 300 x 3700
-voxels), so its share is smaller by as much.
+its own: as it was, with other clipping, with half of the exposures, split into halves and into all exposures
+in one pass, and without each exposure. What counts is CPU time from the call to the values, kernels being
+loaded. Beside it stand the share of voxels of the cutout, the share of bytes that are read, and the peak
+memory of the process so far. The whole of a real field is larger (300 x 300 x 3700 voxels), so its share is
+smaller by as much.
 """
 
 import argparse
@@ -31,7 +32,7 @@ print(json.dumps(facts | {"cpu": time.process_time() - cpu, "wall": time.perf_co
 """
 
 _CUTOUT = """
-import json, sys, time
+import json, resource, sys, time
 import musedeep as md
 from musedeep import combine
 from musedeep.explore import cutouts
@@ -54,7 +55,9 @@ tries = {
     "as it was": lambda: md.recombine(cut),
     "nclip = 3": lambda: md.recombine(cut, nclip=3),
     "half of the exposures": lambda: md.recombine(cut, select="half:A"),
+    "halves apart": lambda: md.split_exposures(cut, by="half"),
     "every exposure apart": lambda: md.split_exposures(cut),
+    "without each exposure": lambda: md.leave_out(md.split_exposures(cut)),
 }
 for name, make in tries.items():
     records.clear()
@@ -64,6 +67,7 @@ for name, make in tries.items():
         "cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall, "voxels": cut.flux.size,
         "bytes_read": sum(r["bytes_read"] for r in records),
         "rows_read": sum(r["rows_read"] for r in records),
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
 print(json.dumps({"results": results, "voxels": deep.flux.size}))
 """
@@ -95,6 +99,7 @@ def measure_all(options, folder):
                 bytes_read_of_whole=facts["bytes_read"] / whole["bytes_read"],
                 MB_read=facts["bytes_read"] / 1e6,
                 rows_read_of_all=facts["rows_read"] / total,
+                peak_MB=facts["peak"] / 1e6,
             )
             if facts["cpu"] > MOST_SECONDS:
                 report.fail(f"{facts['cpu']:.1f} s are more than {MOST_SECONDS:.0f} s.")

@@ -19,7 +19,7 @@ __all__ = ["combine_exposures", "combine_to_store", "cube_progress", "mend_cube"
 _LAZY_BLOCK = (32, 64, 64)
 
 
-def combine_exposures(field, *, grid=None, **changes):
+def combine_exposures(field, *, grid=None, block=_LAZY_BLOCK, **changes):
     """Combine the exposures of a field lazily: nothing is computed until values are asked for, and then only
     their blocks.
 
@@ -29,6 +29,8 @@ def combine_exposures(field, *, grid=None, **changes):
         Its exposures must be ingested.
     grid : VoxelGrid, optional
         Another output grid, such as a cutout of the field's.
+    block : (int, int, int), optional
+        Voxels of a dask chunk (wavelength, y, x). Large ones read fewer rows twice.
     **changes
         Settings that shall differ from the field's, for instance ``select="half:A"`` or ``nclip=(4, 4)``.
 
@@ -49,7 +51,7 @@ def combine_exposures(field, *, grid=None, **changes):
 
     field = field.changed(**changes) if changes else field
     recipe = prepare(field, grid=grid)
-    shape = tuple(min(a, b) for a, b in zip(_LAZY_BLOCK, recipe.grid.shape, strict=True))
+    shape = tuple(min(a, b) for a, b in zip(block, recipe.grid.shape, strict=True))
     run = field.settings.run
     memory = tile_budget(run.memory_bytes, threads_of(run), shape, len(recipe.exposures))
     chunks = tuple(

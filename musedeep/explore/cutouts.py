@@ -1,5 +1,7 @@
 """A part of a deep cube combined otherwise, or for groups of its exposures apart, in one pass."""
 
+import itertools
+import math
 from functools import partial
 
 import numpy as np
@@ -9,11 +11,14 @@ from musedeep.combine import combine_exposures
 from musedeep.errors import UsageError
 from musedeep.exposures import night_of
 from musedeep.lineage import field_of, recipe_of
+from musedeep.plan import threads_of
 
 __all__ = ["leave_out", "recombine", "split_exposures"]
 
-# Voxels of a chunk: the larger, the fewer rows are read twice. The sums of all groups of one are in memory.
-_PLANES, _SIDES, _SUM_BYTES = 32, (64, 32, 16), 128e6
+# Of one chunk of a cut: voxels, and the sums of all groups in memory.
+_VOXELS, _SUM_BYTES, _BYTES_PER_SUM = 1 << 18, 128e6, 24
+# What is read around a chunk, about: halo and half of a segment or pencil on both sides, in voxels.
+_BORDER = (10, 24, 12)
 _NAMES = ("flux", "variance", "weight")
 
 
@@ -38,7 +43,23 @@ def recombine(deep, **changes):
     ------
     InputError, UsageError
     """
-    return combine_exposures(field_of(deep).changed(**changes), grid=deep.muse.grid)
+    field, grid = field_of(deep).changed(**changes), deep.muse.grid
+    # of a cut everything is wanted, so chunks may be as large as leaves one for each thread
+    most = min(_VOXELS, math.prod(grid.shape) / threads_of(field.settings.run))
+    return combine_exposures(field, grid=grid, block=_shape_of_chunks(grid.shape, most))
+
+
+def _shape_of_chunks(shape, most_voxels):
+    """Sides of equal chunks of a grid of at most so many voxels such that few rows are read twice."""
+    best, least = tuple(min(n, 8) for n in shape), math.inf
+    possible = ({-(-n // count) for count in range(1, -(-n // 8) + 1)} for n in shape)
+    for sides in itertools.product(*possible):
+        if math.prod(sides) > most_voxels:
+            continue
+        read = math.prod(-(-n // s) * (s + b) for n, s, b in zip(shape, sides, _BORDER, strict=True))
+        if read < least:
+            best, least = sides, read
+    return best
 
 
 def split_exposures(deep, by="exposure"):
@@ -78,9 +99,8 @@ def split_exposures(deep, by="exposure"):
     labels = _labels(field_of(deep), by)
     names = list(dict.fromkeys(labels)) if by != "half" else ["A", "B"]
     group_of = np.array([names.index(label) for label in labels])
-    sides = [side for side in _SIDES if len(names) * _PLANES * side**2 * 24 <= _SUM_BYTES]
-    wanted = _PLANES, *[max(sides, default=_SIDES[-1])] * 2
-    shape = tuple(min(a, b) for a, b in zip(wanted, recipe.grid.shape, strict=True))
+    most = min(_VOXELS, _SUM_BYTES / _BYTES_PER_SUM / len(names))
+    shape = _shape_of_chunks(recipe.grid.shape, most)
     chunks = tuple(
         tuple(min(step, n - a) for a in range(0, n, step))
         for n, step in zip(recipe.grid.shape, shape, strict=True)
@@ -123,10 +143,8 @@ def _split_block(*, recipe, group_of, count, block_info=None):
     bounds = tuple(tuple(int(v) for v in bound) for bound in block_info[None]["array-location"][2:])
     sums = np.zeros((count, *(b - a for a, b in bounds), 3))
 
-    def make_tile(recipe, box, keep_rejected):
-        return _Groups(recipe, box, keep_rejected, group_of, _part_of(sums, box, bounds))
-
-    combine_block(recipe, bounds, 1 << 62, make_tile=make_tile)
+    # with memory enough for the whole block, it is one tile
+    combine_block(recipe, bounds, 1 << 62, make_tile=partial(_Groups, group_of=group_of, group_sums=sums))
     weight, value, variance = np.moveaxis(sums, -1, 0)
     seen = weight != 0
     flux = np.divide(value, weight, out=np.full_like(value, np.nan), where=seen)
@@ -134,33 +152,25 @@ def _split_block(*, recipe, group_of, count, block_info=None):
     return np.stack([flux, variance, weight]).astype(np.float32)
 
 
-def _part_of(sums, box, bounds):
-    """The sums of a tile within those of its block."""
-    inside = (slice(t0 - b0, t1 - b0) for (t0, t1), (b0, _) in zip(box.tile, bounds, strict=True))
-    return sums[:, *inside]
-
-
 class _Groups(Tile):
-    """A tile that also keeps the sums of groups of exposures apart."""
+    """A tile that adds the rows of each group of exposures to sums of its own, and has none of all."""
 
-    def __init__(self, recipe, box, keep_rejected, group_of, group_sums):
+    def __init__(self, recipe, box, keep_rejected, *, group_of, group_sums):
         super().__init__(recipe, box, keep_rejected)
         self.group_of = group_of
         self.group_sums = group_sums
 
     def spread(self, rows):
-        super().spread(rows)
-        if not len(rows.ranges):
-            return
-        total, seen = self.sums, self.seen
         filled = rows.ranges[rows.ranges[:, 1] > rows.ranges[:, 0]]
+        if not len(filled):
+            return
         # a range holds rows of one exposure
         groups = self.group_of[self.owner[filled[:, 0]]]
+        unused = self.sums
         for group in np.unique(groups):
-            self.sums, self.seen = np.zeros_like(total), np.zeros_like(seen)
+            self.sums = self.group_sums[group]
             super().spread(rows._replace(ranges=np.ascontiguousarray(filled[groups == group])))
-            self.group_sums[group] += self.sums
-        self.sums, self.seen = total, seen
+        self.sums = unused
 
 
 def leave_out(split):

@@ -316,7 +316,8 @@ def join_runs(runs):
             continue
         if begin is None:
             begin = first
-        elif first - end > ROW_CHUNK:
+        # a whole chunk between them would be read in vain
+        elif first - end > ROW_CHUNK or first // ROW_CHUNK > -(-end // ROW_CHUNK):
             yield begin, end
             begin = first
         end = last
