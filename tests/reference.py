@@ -450,7 +450,7 @@ def _judge_cell(
         coherent = around[3 * len(around) // 4] - scale if len(around) else 0.0
         guard = 3.0 * max(min(coherent, coherence * contrast), 0.0)
         if deviation > high + guard or -deviation > low + guard:
-            excess[row] = abs(deviation) - guard
+            excess[row] = abs(deviation)
     spared = max(0, nkeep - (len(members) - len(excess)))
     for row in sorted(excess, key=excess.get)[spared:]:
         rejected[row] = True

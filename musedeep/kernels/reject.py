@@ -1,6 +1,7 @@
 """Outlier rejection on rows sorted by cell: the guarded rule and the peer's."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -17,9 +18,24 @@ REJECTED = 2
 PEAK = 3.0
 # Bins of the sieve: number, and width in units of the noise of a row. The peer's rule needs a bound of the
 # deviation too, hence finer ones.
-_GUARDED_BINS, _GUARDED_WIDTH = 16, 0.5
+_GUARDED_BINS, _GUARDED_WIDTH = 16, 0.25
 _ESO_BINS, _ESO_WIDTH = 32, 0.25
 _MOST_COUNTED = 1 << 16  # values of a sample that the counts of a histogram hold
+
+
+class Bounds(NamedTuple):
+    """Bounds of the medians of the cells of some planes; infinite where nothing is known.
+
+    Attributes
+    ----------
+    first : int
+        First plane.
+    low, high : (planes, rows, columns) float64
+    """
+
+    first: int
+    low: np.ndarray
+    high: np.ndarray
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -46,8 +62,40 @@ def judge_guarded(window, first, last, edge, rule, statistics, state, rejected, 
         return
     nj, ni = window.rows, window.columns
     quick = rule.passes <= 1 and buffers.shape[1] < _MOST_COUNTED
-    low, high = np.empty((nj, ni)), np.empty((nj, ni))
-    doubtful = np.ones((nj, ni), np.bool_)
+    # rows are compared with those of the planes beside their own, too
+    below, above = max(first - 1, window.first), min(last + 1, window.last)
+    low, high = np.full((above - below, nj, ni), -np.inf), np.full((above - below, nj, ni), np.inf)
+    doubtful = np.ones((above - below, nj, ni), np.bool_)
+    bounds = Bounds(below, low, high)
+    if quick:
+        _sift(window, below, above, edge, rule, bounds, doubtful)
+    guess = 0.0
+    for k in range(first, last):
+        for j in range(edge, nj - edge):
+            for i in range(edge, ni - edge):
+                if not doubtful[k - below, j, i]:
+                    continue
+                a, b = own_rows(window, k, j, i)
+                if a == b:
+                    continue
+                lowest, highest = low[k - below, j, i], high[k - below, j, i]
+                if quick:
+                    if math.isinf(lowest) or math.isinf(highest):
+                        clean, guess = surely_clean(window, k, j, i, rule, guess)
+                        if clean:
+                            continue
+                    else:
+                        guess = 0.5 * (lowest + highest)
+                guess = _judge_cell(
+                    window, k, j, i, rule, statistics, state, rejected, bounds, guess, buffers
+                )
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _sift(window, first, last, edge, rule, bounds, doubtful):
+    """Find bounds of the medians of the cells of planes first <= k < last, and mark the cells whose rows are
+    not surely clean."""
+    nj, ni = window.rows, window.columns
     size = ((window.last - window.first) * nj) << window.bits
     bins = np.empty((size, _GUARDED_BINS), np.uint16)
     least, lowest, highest = (
@@ -56,73 +104,46 @@ def judge_guarded(window, first, last, edge, rule, statistics, state, rejected, 
         np.empty(size, np.float32),
     )
     below, above = max(first - 1, window.first), min(last + 1, window.last)
-    start, width = sky_bins(window, below, above, _GUARDED_WIDTH)
-    if quick:
-        fill_bins(window, below, above, start, width, bins, least, lowest, highest)
-    guess = 0.0
-    for k in range(first, last):
-        if quick:
-            _sift(window, k, edge, rule, start, width, bins, least, lowest, highest, low, high, doubtful)
-        for j in range(edge, nj - edge):
-            for i in range(edge, ni - edge):
-                if not doubtful[j, i]:
-                    continue
-                a, b = own_rows(window, k, j, i)
-                if a == b:
-                    continue
-                slack = np.inf
-                if quick:
-                    if math.isinf(low[j, i]) or math.isinf(high[j, i]):
-                        clean, guess = surely_clean(window, k, j, i, rule, guess)
-                        if clean:
-                            continue
-                    else:
-                        guess = 0.5 * (low[j, i] + high[j, i])
-                    if rule.keep == 0:
-                        slack = _slack(low, high, j, i)
-                guess = _judge_cell(window, k, j, i, rule, statistics, state, rejected, slack, guess, buffers)
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _sift(window, k, edge, rule, start, width, bins, least, lowest, highest, low, high, doubtful):
-    """Find bounds of the medians of a plane's cells, and mark the cells whose rows are not surely clean."""
-    nj, ni = window.rows, window.columns
-    n_bins = bins.shape[1]
-    column, sums = np.empty((ni + 2, n_bins), np.uint16), np.empty((ni, n_bins), np.uint16)
+    start, width = sky_bins(window, below, above, _GUARDED_BINS, _GUARDED_WIDTH)
+    fill_bins(window, below, above, start, width, bins, least, lowest, highest)
+    column, sums = np.empty((ni + 2, _GUARDED_BINS), np.uint16), np.empty((ni, _GUARDED_BINS), np.uint16)
     smallest = np.empty(ni, np.float32)
     # the place of a value at the edge of a bin is rounded
-    rounding = 1e-9 * (abs(start) + n_bins * width)
-    for j in range(max(edge - 2, 0), min(nj - edge + 2, nj)):
-        first = ((k - window.first) * nj + j) << window.bits
-        wide = False
-        for c in range(first, first + ni):
-            wide |= is_wide(rule.sample, window.start[c + 1] - window.start[c])
-        if wide:
-            sum_around(window, k, j, 0, bins, least, column, sums, smallest)
-        for i in range(ni):
-            c = first + i
-            depth = window.start[c + 1] - window.start[c]
-            if is_wide(rule.sample, depth):
-                n = count_values(sums[i])
-                b1, b2 = middle_bins(sums[i], n)
-                floor = min(smallest[max(i - 1, 0)], smallest[i], smallest[min(i + 1, ni - 1)])
-            else:
-                n = depth
-                b1, b2 = middle_bins(bins[c], n)
-                floor = least[c]
-            known = n >= 3 and b1 > 0 and b2 < n_bins - 1
-            low[j, i] = start + (b1 - 1) * width - rounding if known else -np.inf
-            high[j, i] = start + b2 * width + rounding if known else np.inf
-            sigma = math.sqrt(np.float64(floor))
-            doubtful[j, i] = depth > 0 and not (
-                np.float64(highest[c]) - low[j, i] <= rule.high * sigma
-                and high[j, i] - np.float64(lowest[c]) <= rule.low * sigma
-            )
+    rounding = 1e-9 * (abs(start) + _GUARDED_BINS * width)
+    for k in range(first, last):
+        low, high = bounds.low[k - first], bounds.high[k - first]
+        for j in range(max(edge - 2, 0), min(nj - edge + 2, nj)):
+            row = ((k - window.first) * nj + j) << window.bits
+            wide = False
+            for c in range(row, row + ni):
+                wide |= is_wide(rule.sample, window.start[c + 1] - window.start[c])
+            if wide:
+                sum_around(window, k, j, 0, bins, least, column, sums, smallest)
+            for i in range(ni):
+                c = row + i
+                depth = window.start[c + 1] - window.start[c]
+                if is_wide(rule.sample, depth):
+                    n = count_values(sums[i])
+                    b1, b2 = middle_bins(sums[i], n)
+                    floor = min(smallest[max(i - 1, 0)], smallest[i], smallest[min(i + 1, ni - 1)])
+                else:
+                    n = depth
+                    b1, b2 = middle_bins(bins[c], n)
+                    floor = least[c]
+                if n >= 3 and b1 > 0 and b2 < _GUARDED_BINS - 1:
+                    low[j, i] = start + (b1 - 1) * width - rounding
+                    high[j, i] = start + b2 * width + rounding
+                sigma = math.sqrt(np.float64(floor))
+                doubtful[k - first, j, i] = depth > 0 and not (
+                    np.float64(highest[c]) - low[j, i] <= rule.high * sigma
+                    and high[j, i] - np.float64(lowest[c]) <= rule.low * sigma
+                )
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _slack(low, high, j, i):
+def _slack(bounds, k, j, i):
     """Bound of the differences between the medians of the 5 x 5 spaxels around."""
+    low, high = bounds.low[k - bounds.first], bounds.high[k - bounds.first]
     smallest = np.inf
     largest = -np.inf
     for jj in range(max(j - 2, 0), min(j + 3, low.shape[0])):
@@ -133,12 +154,43 @@ def _slack(low, high, j, i):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _judge_cell(window, k, j, i, rule, statistics, state, rejected, slack, guess, buffers):
+def _steepest(bounds, k, j, i, median):
+    """Bound of the largest difference of the median to those of the four spatial neighbours."""
+    low, high = bounds.low[k - bounds.first], bounds.high[k - bounds.first]
+    most = 0.0
+    for step in range(4):
+        jj, ii = j + (step == 0) - (step == 1), i + (step == 2) - (step == 3)
+        if 0 <= jj < low.shape[0] and 0 <= ii < low.shape[1]:
+            most = max(most, high[jj, ii] - median, median - low[jj, ii])
+    return most
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _surely_apart(window, k, j, i, exposure, sign, limit, bounds):
+    """Whether `_is_coherent` is surely false, told from the bounds of the medians: more than three quarters
+    of the exposure's rows deviate by less even from the bound that is farther from them."""
+    start, owner, value = window.start, window.owner, window.value
+    total = 0
+    near = 0
+    for kk in range(max(k - 1, window.first), min(k + 2, window.last)):
+        level = bounds.low[kk - bounds.first] if sign > 0.0 else bounds.high[kk - bounds.first]
+        for jj in range(max(j - 1, 0), min(j + 2, window.rows)):
+            base = ((kk - window.first) * window.rows + jj) << window.bits
+            for ii in range(max(i - 1, 0), min(i + 2, window.columns)):
+                if kk == k and jj == j and ii == i:
+                    continue
+                a, b = start[base + ii], start[base + ii + 1]
+                total += _rows_of(owner[a:b], exposure)
+                near += _rows_within(owner[a:b], value[a:b], exposure, sign, level[jj, ii], limit)
+    return near > 3 * total // 4
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _judge_cell(window, k, j, i, rule, statistics, state, rejected, bounds, guess, buffers):
     """Judge the rows of one cell by the exact figures; returns their median.
 
-    ``slack`` bounds the differences between the medians of the 5 x 5 spaxels around. A row so far out that
-    not even the largest gradient and coherent part within that bound can save it is rejected without finding
-    all these medians.
+    A row so far out that not even the largest gradient and coherent part within the bounds of the medians
+    around can save it is rejected without finding these medians.
     """
     a, b = own_rows(window, k, j, i)
     value, index = window.value, window.index
@@ -161,9 +213,9 @@ def _judge_cell(window, k, j, i, rule, statistics, state, rejected, slack, guess
         return m
     # how far 25 medians lie apart by chance
     chance = 5.0 * noise / math.sqrt(statistics.number[k, j, i])
-    most = rule.gradient * slack + PEAK * rule.coherence * max(slack - chance, 0.0)
-    if rule.gradient == 0.0 and rule.coherence == 0.0:
-        most = 0.0
+    slack = _slack(bounds, k, j, i)
+    most = PEAK * rule.coherence * max(slack - chance, 0.0) if rule.coherence > 0.0 else 0.0
+    steepest = rule.gradient * _steepest(bounds, k, j, i, m) if rule.gradient > 0.0 else 0.0
     distance = buffers[3]
     g = -1.0
     cap = -1.0
@@ -173,29 +225,32 @@ def _judge_cell(window, k, j, i, rule, statistics, state, rejected, slack, guess
         distance[r - a] = 0.0
         if not (d > rule.high * s or -d > rule.low * s):
             continue
-        if d > rule.high * s + most or -d > rule.low * s + most:
-            state[index[r]] = REJECTED
-            distance[r - a] = np.float32(abs(d))
-            count += 1
-            continue
-        if g < 0.0:
-            g = rule.gradient * _gradient(window, k, j, i, rule, statistics, buffers)
-        t_low, t_high = rule.low * s + g, rule.high * s + g
-        if not (d > t_high or -d > t_low):
-            continue
-        guard = 0.0
-        if rule.coherence > 0.0:
+        sign, beyond = (1.0, d - rule.high * s) if d > 0.0 else (-1.0, -d - rule.low * s)
+        owner = window.owner[r]
+        surely = beyond - steepest
+        if not (
+            surely > 0.0
+            and (surely > most or _surely_apart(window, k, j, i, owner, sign, s + surely / PEAK, bounds))
+        ):
+            if g < 0.0:
+                g = rule.gradient * _gradient(window, k, j, i, rule, statistics, buffers)
+            beyond -= g
+            if not beyond > 0.0:
+                continue
             if cap < 0.0:
-                contrast = _contrast(window, k, j, i, rule, statistics, buffers)
-                cap = rule.coherence * max(contrast - chance, 0.0)
-            if cap > 0.0:
-                sign = 1.0 if d > 0.0 else -1.0
-                part = _coherent_part(window, k, j, i, window.owner[r], sign, rule, statistics, buffers)
-                guard = PEAK * max(min(part - s, cap), 0.0)
-        if d > t_high + guard or -d > t_low + guard:
-            state[index[r]] = REJECTED
-            distance[r - a] = np.float32(abs(d) - guard)
-            count += 1
+                cap = 0.0
+                if rule.coherence > 0.0:
+                    contrast = _contrast(window, k, j, i, rule, statistics, buffers)
+                    cap = rule.coherence * max(contrast - chance, 0.0)
+            # saved by a coherent part that is large enough, if so large a part is granted
+            limit = beyond / PEAK
+            if limit <= cap and _is_coherent(
+                window, k, j, i, owner, sign, s + limit, rule, statistics, buffers
+            ):
+                continue
+        state[index[r]] = REJECTED
+        distance[r - a] = np.float32(abs(d))
+        count += 1
     if count == 0:
         return m
     if b - a - count < rule.keep:
@@ -250,9 +305,12 @@ def _contrast(window, k, j, i, rule, statistics, buffers):
     """Largest minus smallest median of the 5 x 5 spaxels around, in the same plane."""
     low = np.inf
     high = -np.inf
+    centre, number = statistics.centre[k], statistics.number[k]
     for jj in range(max(j - 2, 0), min(j + 3, window.rows)):
         for ii in range(max(i - 2, 0), min(i + 3, window.columns)):
-            m = exact(window, k, jj, ii, rule, statistics, buffers)
+            if number[jj, ii] < 0:
+                exact(window, k, jj, ii, rule, statistics, buffers)
+            m = centre[jj, ii]
             if m < low:
                 low = m
             if m > high:
@@ -261,32 +319,54 @@ def _contrast(window, k, j, i, rule, statistics, buffers):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _coherent_part(window, k, j, i, exposure, sign, rule, statistics, buffers):
-    """How far one exposure deviates in the 26 cells around: the upper quartile (of a negative ``sign`` the
-    lower one, as a positive number), or 0 where fewer than 6 of them hold a row of it.
+def _is_coherent(window, k, j, i, exposure, sign, limit, rule, statistics, buffers):
+    """Whether an exposure deviates by ``limit`` (> 0) or more in the 26 cells around: the upper quartile of
+    its deviations (of a negative ``sign`` the lower one, as a positive number). Never where fewer than 6 of
+    these cells hold a row of it.
 
     A cosmic ray crosses a few of these cells only, so a quarter of them is out of its reach.
     """
-    n = 0
+    start, owner, value = window.start, window.owner, window.value
+    centre, number = statistics.centre, statistics.number
+    total = 0
+    near = 0
     holding = 0
-    out = buffers[4]  # the other buffers are in use by `exact` and by the caller
     for kk in range(max(k - 1, window.first), min(k + 2, window.last)):
         for jj in range(max(j - 1, 0), min(j + 2, window.rows)):
+            base = ((kk - window.first) * window.rows + jj) << window.bits
             for ii in range(max(i - 1, 0), min(i + 2, window.columns)):
                 if kk == k and jj == j and ii == i:
                     continue
-                before = n
-                a, b = own_rows(window, kk, jj, ii)
-                for r in range(a, b):
-                    if window.owner[r] == exposure:
-                        m = exact(window, kk, jj, ii, rule, statistics, buffers)
-                        if not math.isnan(m):
-                            out[n] = np.float32(sign * (np.float64(window.value[r]) - m))
-                            n += 1
-                holding += n > before
-    if holding < 6:
-        return 0.0
-    return np.float64(np.sort(out[:n])[3 * n // 4])
+                a, b = start[base + ii], start[base + ii + 1]
+                count = _rows_of(owner[a:b], exposure)
+                if count == 0:
+                    continue
+                if number[kk, jj, ii] < 0:
+                    exact(window, kk, jj, ii, rule, statistics, buffers)
+                m = centre[kk, jj, ii]
+                if math.isnan(m):
+                    continue
+                holding += 1
+                total += count
+                near += _rows_within(owner[a:b], value[a:b], exposure, sign, m, limit)
+    return holding >= 6 and near <= 3 * total // 4
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _rows_of(owner, exposure):
+    count = np.int32(0)
+    for r in range(owner.size):
+        count += np.int32(owner[r] == exposure)
+    return count
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _rows_within(owner, value, exposure, sign, centre, limit):
+    """Rows of an exposure that deviate from a centre by less than a limit, on one side."""
+    count = np.int32(0)
+    for r in range(owner.size):
+        count += np.int32((owner[r] == exposure) & (sign * (np.float64(value[r]) - centre) < limit))
+    return count
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -401,7 +481,7 @@ def judge_eso(window, first, last, edge, direction, kind, crsigma, state, reject
     column, sums = np.empty((ni + 2, _ESO_BINS), np.uint16), np.empty((ni, _ESO_BINS), np.uint16)
     smallest = np.empty(ni, np.float32)
     below, above = max(first - 1, window.first), min(last + 1, window.last)
-    start, width = sky_bins(window, below, above, _ESO_WIDTH)
+    start, width = sky_bins(window, below, above, _ESO_BINS, _ESO_WIDTH)
     if quick:
         fill_bins(window, below, above, start, width, bins, least, lowest, highest)
     level, deviation = 0.0, 1.0

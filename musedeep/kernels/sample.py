@@ -108,14 +108,15 @@ def gather(window, k, j, i, wide, column, out):
     """Copy one column of the rows of a sample to ``out``; returns how many."""
     reach = 1 if wide else 0
     left, right = max(i - reach, 0), min(i + reach, window.columns - 1)
+    start = window.start  # taken out of a tuple, an array costs more than a look into it
     n = 0
     for kk in range(max(k - reach, window.first), min(k + reach + 1, window.last)):
         for jj in range(max(j - reach, 0), min(j + reach + 1, window.rows)):
-            a = own_rows(window, kk, jj, left)[0]
-            b = own_rows(window, kk, jj, right)[1]
-            for r in range(a, b):
-                out[n] = column[r]
-                n += 1
+            base = ((kk - window.first) * window.rows + jj) << window.bits
+            run = column[start[base + left] : start[base + right + 1]]
+            for r in range(run.size):
+                out[n + r] = run[r]
+            n += run.size
     return n
 
 
@@ -126,8 +127,15 @@ def exact(window, k, j, i, rule, statistics, buffers):
     Even numbers take the mean of the two middle values. With several passes, values beyond the limits are
     left out of the next one, and the scale includes its floor, the median variance.
     """
-    if statistics.number[k, j, i] >= 0:
-        return statistics.centre[k, j, i]
+    # apart, so that what is called often is small
+    if statistics.number[k, j, i] < 0:
+        _find(window, k, j, i, rule, statistics, buffers)
+    return statistics.centre[k, j, i]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _find(window, k, j, i, rule, statistics, buffers):
+    """The statistics of the sample of a cell."""
     work, copy, spread = buffers[0], buffers[1], buffers[2]
     a, b = own_rows(window, k, j, i)
     wide = is_wide(rule.sample, b - a)
@@ -149,7 +157,6 @@ def exact(window, k, j, i, rule, statistics, buffers):
         statistics.scale[k, j, i] = scale
     statistics.centre[k, j, i] = m
     statistics.number[k, j, i] = n
-    return m
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

@@ -17,11 +17,12 @@ __all__ = ["count_values", "fill_bins", "middle_bins", "sky_bins", "sum_around",
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def sky_bins(window, first, last, width):
+def sky_bins(window, first, last, number, width):
     """Bins for the values around the sky: the lower edge of bin 1, and the width of a bin.
 
     Taken from some rows of planes first <= k < last. ``width`` is in units of the square root of their median
-    variance. Bin 0 takes what lies lower, the last bin what lies higher.
+    variance. A quarter of the bins lies below their median: bin 0 takes what lies lower, the last bin what
+    lies higher.
     """
     cells = window.rows << window.bits
     a, b = window.start[(first - window.first) * cells], window.start[(last - window.first) * cells]
@@ -37,7 +38,7 @@ def sky_bins(window, first, last, width):
         return 0.0, 1.0
     level = median(some, n, 0.0, 1.0)
     sigma = math.sqrt(median(spread, n, np.float64(spread[0]), 1.0)) + 1e-30
-    return level - 2.0 * sigma, width * sigma
+    return level - 0.25 * number * width * sigma, width * sigma
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
@@ -73,6 +74,18 @@ def fill_bins(window, first, last, edge, width, bins, least, lowest, highest):
         highest[c] = v_high
 
 
+@njit(nogil=True, cache=True, error_model="numpy")
+def _add(total, values):
+    for q in range(total.size):
+        total[q] += values[q]
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
+def _lower(least, values):
+    for q in range(least.size):
+        least[q] = min(least[q], values[q])
+
+
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
 def sum_around(window, k, j, direction, bins, least, column, sums, smallest):
     """Histograms of the samples of all cells of a row of cells: of the cells around each.
@@ -90,27 +103,26 @@ def sum_around(window, k, j, direction, bins, least, column, sums, smallest):
         Smallest variance of the cells in the same column only.
     """
     column[:] = 0
+    sums[:] = 0
     smallest[:] = np.inf
-    n = bins.shape[1]
-    flat = bins.reshape(bins.size)
-    total = column.reshape(column.size)
+    n, columns = bins.shape[1], window.columns
+    # slices, whose numbers the compiler knows to be in order: it turns these loops into vector code
+    flat, total, out = bins.reshape(bins.size), column.reshape(column.size), sums.reshape(sums.size)
+    own = total[n : (columns + 1) * n]
     for kk in range(max(k - 1, window.first), min(k + 2, window.last)):
         for jj in range(max(j - 1, 0), min(j + 2, window.rows)):
             if direction == 1 and jj == j:
                 continue
             base = ((kk - window.first) * window.rows + jj) << window.bits
-            for q in range(window.columns * n):
-                total[n + q] += flat[base * n + q]
-            for i in range(window.columns):
-                smallest[i] = min(smallest[i], least[base + i])
-    own = ((k - window.first) * window.rows + j) << window.bits
-    middle = np.uint16(direction != 2)
-    out = sums.reshape(sums.size)
-    for q in range(window.columns * n):
-        out[q] = total[q] + middle * total[n + q] + total[2 * n + q]
+            _add(own, flat[base * n : (base + columns) * n])
+            _lower(smallest, least[base : base + columns])
+    _add(out, total[: columns * n])
+    if direction != 2:
+        _add(out, own)
+    _add(out, total[2 * n :])
     if direction:
-        for q in range(window.columns * n):
-            out[q] += flat[own * n + q]
+        base = ((k - window.first) * window.rows + j) << window.bits
+        _add(out, flat[base * n : (base + columns) * n])
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -158,21 +170,23 @@ def surely_clean(window, k, j, i, rule, guess):
     a, b = own_rows(window, k, j, i)
     reach = 1 if is_wide(rule.sample, b - a) else 0
     left, right = max(i - reach, 0), min(i + reach, window.columns - 1)
+    start, value, variance = window.start, window.value, window.variance
     n = 0
     for kk in range(max(k - reach, window.first), min(k + reach + 1, window.last)):
         for jj in range(max(j - reach, 0), min(j + reach + 1, window.rows)):
-            n += own_rows(window, kk, jj, right)[1] - own_rows(window, kk, jj, left)[0]
+            base = ((kk - window.first) * window.rows + jj) << window.bits
+            n += start[base + right + 1] - start[base + left]
     if n < 3:
         return False, guess
-    width = math.sqrt(np.float64(window.variance[a])) * (0.15 + 3.5 / math.sqrt(n))
+    width = math.sqrt(np.float64(variance[a])) * (0.15 + 3.5 / math.sqrt(n))
     low, high = np.float32(guess - width), np.float32(guess + width)
     below = 0
     within = 0
     smallest = np.float32(np.inf)
     for kk in range(max(k - reach, window.first), min(k + reach + 1, window.last)):
         for jj in range(max(j - reach, 0), min(j + reach + 1, window.rows)):
-            c = own_rows(window, kk, jj, left)[0], own_rows(window, kk, jj, right)[1]
-            found = _counts(window.value, window.variance, c[0], c[1], low, high)
+            base = ((kk - window.first) * window.rows + jj) << window.bits
+            found = _counts(value, variance, start[base + left], start[base + right + 1], low, high)
             below += found[0]
             within += found[1]
             smallest = min(smallest, found[2])
@@ -182,6 +196,6 @@ def surely_clean(window, k, j, i, rule, guess):
     floor = math.sqrt(np.float64(smallest))
     clean = True
     for r in range(a, b):
-        v = np.float64(window.value[r])
+        v = np.float64(value[r])
         clean &= (v - low <= rule.high * floor) & (high - v <= rule.low * floor)
     return clean, better
