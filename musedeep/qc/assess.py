@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from musedeep.errors import InputError
+from musedeep.execute import give_back_memory
 from musedeep.names import log_name, plot_name
 from musedeep.qc.deep import measure_deep, median_of
 from musedeep.qc.diagnose import diagnose
@@ -208,8 +209,10 @@ def gather(field, *, client=None, progress=None):
     recipe = prepare(field, grid=store.grid)
     workers = effort_of(field, recipe, client).threads
     deep = measure_deep(field, folder / "deep.npz", key, workers=workers, client=client)
+    give_back_memory()
     line = strongest_line(deep.line_strength)
     surveys = survey_exposures(field, recipe, folder, key, line=line, client=client, progress=progress)
+    give_back_memory()
     exposures = {exposure.date_obs: exposure for exposure in field.exposures}
     return Evidence(
         grid=store.grid,
@@ -223,7 +226,7 @@ def gather(field, *, client=None, progress=None):
 
 def cube_key(field):
     """Hash of what the cube store is made of."""
-    blocks = Ledger(field.cube_path.with_name("cube.ledger")).read()
+    blocks = Ledger(field.ledger_path).read()
     keys = sorted((number, block.get("key")) for number, block in blocks.items())
     return hashlib.sha256(json.dumps([_FORMAT, keys]).encode()).hexdigest()[:24]
 

@@ -75,6 +75,7 @@ def diagnose(evidence, rejections=None):
     ifu = ifu.without({*trail.exposures, *quadrant.exposures, *edge.exposures})
     shift, lines = find_line_shifts(evidence)
     off = {d: check.deviations[evidence.dates.index(d)] for d in misalignment.exposures}
+    saturation = find_saturation(evidence)
     flux, sky = find_flux_scale(evidence, off), find_sky_levels(evidence)
     # a wrong flux scale has the cores of stars rejected, and sky that is left raises the background
     crater = find_craters(evidence, rejections).without({*trail.exposures, *flux.exposures})
@@ -85,9 +86,10 @@ def diagnose(evidence, rejections=None):
         crater,
         find_blur(evidence),
         flux,
-        find_flux_colour(evidence),
+        # the saturated core of a star is missing where the star is brightest
+        find_flux_colour(evidence).without(saturation.exposures),
         trail,
-        find_saturation(evidence),
+        saturation,
         find_levels(evidence).without(sky.exposures),
         quadrant,
         ifu,

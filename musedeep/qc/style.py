@@ -1,8 +1,11 @@
 """One look for all drawings: dark ink on white paper, few colours that differ in print too."""
 
+import gc
 import math
 
 import numpy as np
+
+from musedeep.execute import give_back_memory
 
 __all__ = [
     "ACCENT", "BLUE", "FAINT", "GREEN", "INK", "PAPER", "RED", "STYLE", "new_figure", "save", "show_image",
@@ -48,10 +51,14 @@ def new_figure(width, height):
 
 
 def save(figure, path):
-    """Write a figure as PNG; the path."""
+    """Write a figure as PNG, and empty it; the path."""
     partial = path.with_name(f".{path.name}.partial")
     figure.savefig(partial, dpi=_DPI, format="png")
     partial.replace(path)
+    # it holds images, and its parts refer to each other
+    figure.clear()
+    gc.collect()
+    give_back_memory()
     return path
 
 
