@@ -117,7 +117,7 @@ def _version():
 
 
 def _ledger(field):
-    return Ledger(field.cube_path.with_name("cube.ledger"))
+    return Ledger(field.ledger_path)
 
 
 def combine_to_store(field, *, client=None, progress=None):

@@ -11,6 +11,7 @@ from pathlib import Path
 from musedeep.errors import InputError, UsageError
 from musedeep.exposures import ExposureList, Source
 from musedeep.kinds import FilePath
+from musedeep.objects import ObjectPath, place_of
 from musedeep.offsets import DATE_OBS_LENGTH, OffsetTable
 from musedeep.settings import SECTIONS, Settings
 
@@ -93,13 +94,23 @@ class Field:
 
     @property
     def pixels_path(self):
-        """Path of the pixel store."""
-        return self.folder / "pixels.zarr"
+        """Place of the pixel store: a path in the folder, or one on object storage."""
+        return place_of(self.settings.run.pixel_store or self.folder / "pixels.zarr")
+
+    @property
+    def staging_path(self):
+        """Folder where parts of exposures wait for a store on object storage; None beside a local one."""
+        return self.folder / "pixels.zarr.partial" if self.settings.run.pixel_store else None
 
     @property
     def cube_path(self):
-        """Path of the cube store."""
-        return self.folder / "cube.zarr"
+        """Place of the cube store: a path in the folder, or one on object storage."""
+        return place_of(self.settings.run.cube_store or self.folder / "cube.zarr")
+
+    @property
+    def ledger_path(self):
+        """Path of the records of finished blocks."""
+        return self.folder / "cube.ledger"
 
     @property
     def products_dir(self):
@@ -330,7 +341,9 @@ def open_field(path):
 
 
 def folder_bytes(folder):
-    """Bytes of all files below a folder; files may come and go meanwhile."""
+    """Bytes of all files below a folder, or of all objects; they may come and go meanwhile."""
+    if isinstance(folder, ObjectPath):
+        return sum(folder.files().values())
     size = 0
     for root, _, names in os.walk(folder):
         for name in names:

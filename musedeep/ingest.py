@@ -3,7 +3,6 @@
 import shutil
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -35,7 +34,7 @@ _scratch = partial(scratch, "ingest")
 class _Task:
     """One part of one exposure: the rows of a range of wavelength segments."""
 
-    store: Path
+    store: PixelStore
     tables: tuple
     pointing: tuple  # RA, Dec of the header, degrees
     exposure: str
@@ -69,7 +68,8 @@ def ingest_exposures(field, *, client=None, progress=None):
         Not even the smallest part fits into ``memory``.
     """
     exposures = list(field.exposures)
-    store = PixelStore.create(field.pixels_path, _common_tangent(exposures))
+    tangent = _common_tangent(exposures)
+    store = PixelStore.create(field.pixels_path, tangent, staging=field.staging_path)
     present = store.exposures()
     missing = [e for e in exposures if present.get(e.name, {}).get("fingerprint") != e.fingerprint]
     rows, workers = part_rows(field.settings.run, client, MOST_ROWS)
@@ -106,7 +106,7 @@ def _common_tangent(exposures):
 
 def _task(store, exposure, part, segments=None):
     pointing = exposure.ra_deg, exposure.dec_deg
-    return _Task(store.path, exposure.tables, pointing, exposure.name, part, segments)
+    return _Task(store, exposure.tables, pointing, exposure.name, part, segments)
 
 
 def _describe(task):
@@ -149,7 +149,7 @@ def _survey(task):
     rows."""
     from musedeep.kernels.ingest import LONGEST, SHORTEST
 
-    store = PixelStore(task.store)
+    store = task.store
     target = store.staging(task.exposure) / "survey.npz"
     if target.exists():
         return
@@ -235,7 +235,7 @@ def _row_ranges(task, table, number, lattice):
     """Ranges of rows of a file that hold all rows of the task's segments (and some others)."""
     if task.segments is None:
         return [(0, table.row_count)]
-    with np.load(PixelStore(task.store).staging(task.exposure) / "survey.npz") as survey:
+    with np.load(task.store.staging(task.exposure) / "survey.npz") as survey:
         low, high = survey[f"low{number}"], survey[f"high{number}"]
     start, stop = (lattice[2] + lattice[3] * s for s in task.segments)
     inside = np.concatenate([[False], (high >= start) & (low <= stop), [False]])
@@ -247,7 +247,7 @@ def _ingest_part(task):
     """Read, place, sort and write one part; nothing is done for a part that is there."""
     from musedeep.kernels import ingest as kernels
 
-    store = PixelStore(task.store)
+    store = task.store
     if store.staged_part(task.exposure, task.part) is not None:
         return
     lattice = store.lattice_numbers

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from musedeep.errors import UsageError
+from musedeep.objects import ObjectPath
 
 __all__ = [
     "Choice",
@@ -22,6 +23,7 @@ __all__ = [
     "Numbers",
     "Place",
     "Selection",
+    "StorePlace",
     "Switch",
     "Text",
     "Words",
@@ -207,6 +209,18 @@ class FilePath(_Kind):
         if not isinstance(value, str | Path) or not str(value):
             return value
         return str((Path(folder or Path.cwd()) / Path(value).expanduser()).resolve())
+
+
+class StorePlace(_Kind):
+    """Where a store lies: an address on object storage, or nothing for the folder of the field."""
+
+    metavar = "s3://BUCKET/NAME"
+
+    def check(self, name, value):
+        """The address as text."""
+        if value and str(value) != str(ObjectPath(value)):
+            raise _refuse(name, value, "s3://BUCKET/NAME")
+        return str(value)
 
 
 class Place(FilePath):

@@ -19,6 +19,7 @@ from musedeep.kinds import (
     Numbers,
     Place,
     Selection,
+    StorePlace,
     Switch,
     Text,
     Words,
@@ -255,6 +256,12 @@ class RunSettings(_Section):
         0, Number(low=0, integer=True), "workers: processes, or threads in one process (0: cores)"
     )
     threads: int = _setting(1, Number(low=1, integer=True), "threads of each worker process")
+    pixel_store: str = _setting(
+        "", StorePlace(), "object storage for the pixel store, s3://BUCKET/NAME (empty: the field's folder)"
+    )
+    cube_store: str = _setting(
+        "", StorePlace(), "object storage for the cube store, s3://BUCKET/NAME (empty: the field's folder)"
+    )
     cluster: str = _setting(
         "threads",
         Place(),

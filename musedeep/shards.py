@@ -9,15 +9,15 @@ end); zarr-python reads the same files, and a test holds both to that.
 import os
 import threading
 from collections import OrderedDict
-from pathlib import Path
 
 import numpy as np
 from google_crc32c import value as crc32c
 from numcodecs import blosc
 
 from musedeep.errors import InputError
+from musedeep.objects import ObjectPath, place_of
 
-__all__ = ["ShardReader", "write_shard"]
+__all__ = ["ShardReader", "read_bytes", "write_shard"]
 
 _ENTRY = np.dtype([("offset", "<u8"), ("length", "<u8")])
 _CRC_BYTES = 4
@@ -82,6 +82,28 @@ def _descriptor(path):
     return opened[path]
 
 
+def read_bytes(path, start, length):
+    """Bytes of a file or an object from ``start`` on; fewer where it ends. FileNotFoundError without one."""
+    if isinstance(path, ObjectPath):
+        return path.read_range(start, length)
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(length)
+
+
+def _size_of(path):
+    return path.size() if isinstance(path, ObjectPath) else os.fstat(_descriptor(path)).st_size
+
+
+def _fill(path, raw, start):
+    """Read into a buffer; how many bytes there were."""
+    if not isinstance(path, ObjectPath):
+        return os.preadv(_descriptor(path), [raw], start)
+    found = path.read_range(start, len(raw))
+    raw[: len(found)] = found
+    return len(found)
+
+
 def _chunk_buffer(shape, dtype):
     """Array for one decoded chunk, the same for all readers of a thread."""
     buffers = _local.__dict__.setdefault("buffers", {})
@@ -111,13 +133,13 @@ class ShardReader:
     """
 
     def __init__(self, path, shape, dtype, count):
-        self.path = Path(path)
+        self.path = place_of(path)
         self.shape = shape
         self.dtype = np.dtype(dtype)
         self.count = count
         self.bytes_read = 0
         try:
-            self._table_at = os.fstat(_descriptor(self.path)).st_size - count * _ENTRY.itemsize - _CRC_BYTES
+            self._table_at = _size_of(self.path) - count * _ENTRY.itemsize - _CRC_BYTES
         except FileNotFoundError:
             raise self._broken("there is no such shard") from None
         if self._table_at < 0:
@@ -137,8 +159,8 @@ class ShardReader:
 
     def table(self, first, last):
         """Offsets and lengths of chunks first <= c < last; structured array."""
-        file = _descriptor(self.path)
-        raw = os.pread(file, (last - first) * _ENTRY.itemsize, self._table_at + first * _ENTRY.itemsize)
+        raw = bytearray((last - first) * _ENTRY.itemsize)
+        _fill(self.path, memoryview(raw), self._table_at + first * _ENTRY.itemsize)
         return np.frombuffer(raw, _ENTRY)
 
     def chunks(self, first, last):
@@ -159,7 +181,7 @@ class ShardReader:
         if not start < stop <= self._table_at:
             raise self._broken(f"the table of chunks is damaged (chunks {first} to {last - 1})")
         raw = _raw_buffer(stop - start)
-        if os.preadv(_descriptor(self.path), [raw], start) < len(raw):
+        if _fill(self.path, raw, start) < len(raw):
             raise self._broken("the shard is truncated")
         self.bytes_read += len(raw)
         chunk = _chunk_buffer(self.shape, self.dtype)

@@ -105,6 +105,10 @@ class StandInField:
         return self.folder / "cube.zarr"
 
     @property
+    def ledger_path(self):
+        return self.folder / "cube.ledger"
+
+    @property
     def products_dir(self):
         return self.folder / "products"
 

@@ -1,6 +1,7 @@
 """Every usable row of a pixel table is in the store once, where it belongs, however it got there."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -314,7 +315,7 @@ def test_an_interrupted_ingest_goes_on_with_other_memory(four, four_maps, tmp_pa
 def test_a_crash_while_an_exposure_gets_its_name_is_mended(four, four_maps, tmp_path, monkeypatch, method):
     """Everything is written but not renamed."""
     field = make_field(files_of(four), tmp_path, offsets=four.settings.combine.offsets)
-    rename = ingest.Path.rename
+    rename = Path.rename
 
     def crash(self, target):
         if (self.parent.name == "pixels.zarr.partial") == (method == "commit") and "pixels" in str(self):
@@ -322,7 +323,7 @@ def test_a_crash_while_an_exposure_gets_its_name_is_mended(four, four_maps, tmp_
         return rename(self, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ingest.Path, "rename", crash)
+        patch.setattr(Path, "rename", crash)
         with pytest.raises(InputError, match="stopped"):
             ingest_exposures(field)
     store = PixelStore(field.pixels_path)

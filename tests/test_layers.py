@@ -17,7 +17,7 @@ PATHS = sorted(PACKAGE.rglob("*.py"))
 
 # Imports point down. Rooms of one level import each other only from `execute` and `plan` downwards.
 LEVELS = [
-    {"errors", "kernels", "kinds", "muse", "options", "presets", "progress",
+    {"errors", "kernels", "kinds", "muse", "objects", "options", "presets", "progress",
      "reduction", "runlog", "settings", "thresholds"},
     {
         "accessor", "arena", "block", "correlation", "depth", "exposures", "field", "fitsstream", "grid",
@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "dask": {"accessor", "clusters", "combine", "explore"},
     "dask_jobqueue": {"clusters"},
     "distributed": {"certificates", "clusters", "monitor", "ranks"},
+    "obstore": {"objects"},
     "zarr": {"store"},
     "numba": {"kernels"},
     "matplotlib": {"accessor", "align", "demo", "picture", "qc"},
@@ -144,7 +145,7 @@ def test_what_is_imported_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     # What only some wish for is imported where they ask for it.
     declared = [*project["dependencies"]]
-    for extra in ("notebook", "cluster"):
+    for extra in ("notebook", "cluster", "s3"):
         declared += project["optional-dependencies"][extra]
     declared = {re.match(r"[\w-]+", text)[0].lower().replace("_", "-") for text in declared}
     homes = packages_distributions()

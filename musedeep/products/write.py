@@ -213,7 +213,7 @@ def _finished_store(field):
 
 def _key(store, field, curves, extensions):
     """Hash of all that the files depend on."""
-    blocks = Ledger(store.path.with_name("cube.ledger")).read()
+    blocks = Ledger(field.ledger_path).read()
     settings = field.settings.products
     facts = [_FORMAT, musedeep.__version__, field.name, extensions, settings.publication, settings.raw_suffix]
     digest = hashlib.sha256(json.dumps(facts).encode())

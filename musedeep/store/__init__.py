@@ -12,6 +12,8 @@ Pixel store (``pixels.zarr``)::
     <exposure>/<part>/offset       int64: first row of each (flagged, segment, pencil row, pencil column)
 
 Cube store (``cube.zarr``): six variables over (wavelength, y, x); a shard is a block.
+
+Either may lie on object storage (`musedeep.objects`); the ledger is always a file.
 """
 
 from musedeep.store.cube import CUBE_VARIABLES, CubeStore, DamagedCubeError, open_cube

@@ -1,11 +1,11 @@
 """What both stores share: codecs, attributes and the number of the format."""
 
 import json
-from pathlib import Path
 
 from musedeep.errors import InputError
+from musedeep.objects import ObjectPath, place_of
 
-__all__ = ["FORMAT", "check_format", "codecs", "read_attributes", "zarr_module"]
+__all__ = ["FORMAT", "check_format", "codecs", "read_attributes", "zarr_module", "zarr_place"]
 
 FORMAT = 1
 
@@ -15,6 +15,15 @@ def zarr_module():
     import zarr
 
     return zarr
+
+
+def zarr_place(path):
+    """What zarr takes for a place: the path itself, or its store of objects."""
+    if not isinstance(path, ObjectPath):
+        return path
+    from zarr.storage import ObjectStore
+
+    return ObjectStore(path.below())
 
 
 def codecs():
@@ -27,8 +36,7 @@ def codecs():
 def read_attributes(folder, what, *needed):
     """Attributes of a group; an InputError names what is missing or damaged."""
     try:
-        with (Path(folder) / "zarr.json").open() as file:
-            attributes = json.load(file)["attributes"]
+        attributes = json.loads((place_of(folder) / "zarr.json").read_text())["attributes"]
     except FileNotFoundError:
         raise InputError(f"{folder}: there is no {what} here.") from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:

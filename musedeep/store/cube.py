@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+import tempfile
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 
 from musedeep.errors import InputError
 from musedeep.grid import VoxelGrid
-from musedeep.store.common import FORMAT, codecs, read_attributes, zarr_module
+from musedeep.objects import ObjectPath, place_of
+from musedeep.store.common import FORMAT, codecs, read_attributes, zarr_module, zarr_place
 
 __all__ = ["CUBE_VARIABLES", "CubeStore", "DamagedCubeError", "open_cube"]
 
@@ -37,15 +39,16 @@ class CubeStore:
     Parameters
     ----------
     path : path
+        Its folder, or its address on object storage.
     """
 
     def __init__(self, path):
-        self.path = Path(path)
+        self.path = place_of(path)
         self.attrs = read_attributes(self.path, "cube store", "grid", "block_shape")
         self.grid = VoxelGrid.from_dict(self.attrs["grid"])
         self.shape = self.grid.shape
         self.block_shape = tuple(self.attrs["block_shape"])
-        self._group = zarr_module().open_group(self.path, mode="r+")
+        self._group = zarr_module().open_group(zarr_place(self.path), mode="r+")
 
     @classmethod
     def create(cls, path, grid, block_shape, attributes):
@@ -60,7 +63,15 @@ class CubeStore:
         attributes : dict
             JSON-able; ``unit`` names the unit of flux.
         """
-        path = Path(path)
+        path = place_of(path)
+        if isinstance(path, ObjectPath):
+            # made here, and brought there with what makes it count last
+            with tempfile.TemporaryDirectory() as folder:
+                made = Path(folder) / path.name
+                cls.create(made, grid, block_shape, attributes)
+                path.remove_tree()
+                path.upload(made)
+            return cls(path)
         partial = path.with_name(path.name + ".writing")
         shutil.rmtree(partial, ignore_errors=True)
         unit = attributes.get("unit", "")
@@ -131,14 +142,17 @@ class CubeStore:
         for name, values in maps.items():
             self._group[name][region] = values
             file = self._shard(name, bounds)
+            if isinstance(file, ObjectPath):
+                continue  # there for good once it is there
             if file.exists():  # zarr writes nothing for a block that holds only the fill value
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
 
     def remove_leftovers(self):
         """Remove what a killed run was writing; only for who holds the lock of the field."""
-        for file in self.path.rglob("*.partial"):
-            file.unlink(missing_ok=True)
+        if isinstance(self.path, Path):
+            for file in self.path.rglob("*.partial"):
+                file.unlink(missing_ok=True)
 
     def remove_block(self, bounds):
         """Remove the files of one block: a block at the edge would be read before it is written."""
@@ -152,18 +166,19 @@ class CubeStore:
     def stored_blocks(self):
         """Places (plane, row, column of blocks) of the filled blocks that are there; set of tuples of int."""
         # a block that has not a single rejected row has no shard of their counts
-        folders = [self.path / name / "c" for name in CUBE_VARIABLES if name != "rejected_count"]
-        places = (
-            {
-                tuple(map(int, file.relative_to(folder).parts))
-                for file in folder.glob("*/*/*")
-                # not one that was being written when a run was killed, nor one that a crash of the machine
-                # left empty: zarr would take it for a block of nothing
-                if file.name.isdigit() and file.stat().st_size
-            }
-            for folder in folders
-        )
-        return set.intersection(*places)
+        names = [name for name in CUBE_VARIABLES if name != "rejected_count"]
+        return set.intersection(*(self._stored_blocks_of(name) for name in names))
+
+    def _stored_blocks_of(self, name):
+        folder = self.path.joinpath(name, "c")
+        if isinstance(folder, ObjectPath):
+            files = folder.files().items()
+        else:
+            files = ((f.relative_to(folder).as_posix(), f.stat().st_size) for f in folder.glob("*/*/*"))
+        places = ((file.split("/"), size) for file, size in files)
+        # not one that was being written when a run was killed, nor one that a crash of the machine left
+        # empty: zarr would take it for a block of nothing
+        return {tuple(map(int, parts)) for parts, size in places if parts[-1].isdigit() and size}
 
     def read(self, variable, first, last, rows=slice(None), columns=slice(None)):
         """Planes first <= k < last of one variable, or a part of them; ndarray of three dimensions.
@@ -178,7 +193,7 @@ class CubeStore:
         except (ValueError, RuntimeError, OSError) as error:
             raise DamagedCubeError(
                 f"{self.path}: {variable} of planes {first} to {last - 1} is damaged ({error}); run "
-                f"`musedeep run {self.path.parent}`, which computes the blocks that are damaged anew"
+                "`musedeep run` on the field, which computes the blocks that are damaged anew"
             ) from error
 
     def plane_bytes(self, variables):
@@ -229,13 +244,15 @@ def _largest_divisor(n, limit):
     return max(d for d in range(1, min(n, limit) + 1) if n % d == 0)
 
 
-def open_cube(path):
+def open_cube(path, folder=None):
     """Open a cube store as an `xarray.Dataset`.
 
     Parameters
     ----------
     path : path
-        Folder of the store (``cube.zarr``).
+        Folder of the store (``cube.zarr``), or its address on object storage.
+    folder : path, optional
+        Folder of the field, for `recombine`, `trace` and others; by default that of the store.
 
     Returns
     -------
@@ -249,6 +266,8 @@ def open_cube(path):
 
     cube = CubeStore(path)
     chunks = dict(zip(("wavelength", "y", "x"), cube.block_shape, strict=True))
-    data = xarray.open_zarr(path, chunks=chunks, consolidated=False)
+    data = xarray.open_zarr(zarr_place(cube.path), chunks=chunks, consolidated=False)
     data = data.assign_coords(y=np.arange(cube.shape[1]), x=np.arange(cube.shape[2]))
-    return data.assign_attrs(folder=str(cube.path.absolute().parent))
+    if folder is None and isinstance(cube.path, Path):
+        folder = cube.path.absolute().parent
+    return data.assign_attrs(folder=str(Path(folder).absolute())) if folder is not None else data

@@ -3,13 +3,15 @@
 import os
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from musedeep import shards
 from musedeep.errors import InputError
-from musedeep.store.common import FORMAT, check_format, codecs, read_attributes, zarr_module
+from musedeep.objects import ObjectPath, place_of
+from musedeep.store.common import FORMAT, check_format, codecs, read_attributes, zarr_module, zarr_place
 
 __all__ = ["PartReader", "PixelStore", "join_runs"]
 
@@ -45,23 +47,28 @@ class PixelStore:
     Parameters
     ----------
     path : path
-        Folder of the store.
+        Folder of the store, or its address on object storage.
+    staging : path, optional
+        Folder where parts of exposures wait until all are there; beside the store where none is given. A
+        store on object storage that is written to needs one.
     """
 
-    def __init__(self, path):
-        self.path = Path(path)
+    def __init__(self, path, staging=None):
+        self.path = place_of(path)
+        self._staging = staging
         attributes = read_attributes(self.path, "pixel store", "musedeep_format", "lattice", "tangent_deg")
         check_format(self.path, attributes)
         self.lattice = attributes["lattice"]
         self.tangent = tuple(attributes["tangent_deg"])
 
     @classmethod
-    def create(cls, path, tangent, *, pencil_arcsec=(0.8, 3.2), segment_angstrom=5.0):
+    def create(cls, path, tangent, *, staging=None, pencil_arcsec=(0.8, 3.2), segment_angstrom=5.0):
         """Make an empty store, or open the one that is there.
 
         Parameters
         ----------
-        path : path
+        path, staging : path
+            As of the class.
         tangent : (float, float)
             RA, Dec of the common tangent point, degrees.
         pencil_arcsec : (float, float)
@@ -70,16 +77,17 @@ class PixelStore:
         segment_angstrom : float
             Length of a wavelength segment.
         """
-        path = Path(path)
+        path = place_of(path)
         if not (path / "zarr.json").exists():
-            path.mkdir(parents=True, exist_ok=True)
+            if isinstance(path, Path):
+                path.mkdir(parents=True, exist_ok=True)
             lattice = {
                 "pencil_arcsec": list(pencil_arcsec),
                 "segment_start_angstrom": 0.0,
                 "segment_angstrom": segment_angstrom,
             }
             zarr_module().create_group(
-                path,
+                zarr_place(path),
                 attributes={
                     "musedeep_format": FORMAT,
                     "kind": "pixel store",
@@ -90,7 +98,7 @@ class PixelStore:
                 },
                 overwrite=False,
             )
-        return cls(path)
+        return cls(path, staging)
 
     @property
     def lattice_numbers(self):
@@ -103,20 +111,29 @@ class PixelStore:
     def exposures(self):
         """Facts of every exposure that is completely there, by name, in order of DATE-OBS; dict of dicts."""
         found = {}
-        for file in sorted(self.path.glob("*/zarr.json")):
-            facts = read_attributes(file.parent, "exposure in the pixel store", "fingerprint", "parts")
+        for folder in self._folders():
+            facts = read_attributes(folder, "exposure in the pixel store", "fingerprint", "parts")
             for part in facts["parts"]:
                 # read as a path below the exposure's folder
                 if not re.fullmatch(r"part\w+", part):
                     raise InputError(
-                        f"{file}: {part!r} is no name of a part; the store is damaged or foreign: delete the "
-                        "folder and ingest the exposure again."
+                        f"{folder}: {part!r} is no name of a part; the store is damaged or foreign: delete "
+                        "the folder and ingest the exposure again."
                     )
-            found[file.parent.name] = facts
+            found[folder.name] = facts
         return dict(sorted(found.items(), key=lambda item: item[1]["date_obs"]))
+
+    def _folders(self):
+        """Places of the exposures that are completely there, by name."""
+        if isinstance(self.path, Path):
+            return [file.parent for file in sorted(self.path.glob("*/zarr.json"))]
+        folders = [self.path / name for name in self.path.folders()]
+        return [folder for folder in folders if (folder / "zarr.json").exists()]
 
     def staging(self, exposure):
         """Folder where parts of an exposure wait until all are there."""
+        if self._staging is not None:
+            return Path(self._staging) / exposure
         # beside the store itself, where the field has a link to it: a rename stays on one file system
         place = self.path.resolve()
         return place.with_name(place.name + ".partial") / exposure
@@ -162,7 +179,8 @@ class PixelStore:
         return read_attributes(folder, "part", "box") if (folder / "zarr.json").exists() else None
 
     def commit(self, exposure, facts):
-        """Make the staged parts the exposure: one rename, after which it counts as ingested."""
+        """Make the staged parts the exposure: one rename, after which it counts as ingested. To object
+        storage they are uploaded, the facts last."""
         staging = self.staging(exposure)
         for leftover in staging.glob("*.writing"):
             shutil.rmtree(leftover)
@@ -170,13 +188,22 @@ class PixelStore:
             leftover.unlink()
         zarr_module().create_group(staging, attributes=facts, overwrite=False)
         final = self.path / exposure
+        if isinstance(final, ObjectPath):
+            final.remove_tree()
+            final.upload(staging)
+            shutil.rmtree(staging)
+            return
         if final.exists():
             shutil.rmtree(final)
         staging.rename(final)
 
     def remove(self, exposure):
         """Take an exposure out of the store."""
-        shutil.rmtree(self.path / exposure)
+        place = self.path / exposure
+        if isinstance(place, ObjectPath):
+            place.remove_tree()
+        else:
+            shutil.rmtree(place)
 
 
 class PartReader:
@@ -193,7 +220,7 @@ class PartReader:
     """
 
     def __init__(self, folder, facts, columns):
-        self.folder = Path(folder)
+        self.folder = place_of(folder)
         self.box = facts["box"]  # first segment, row, column; numbers of segments, rows, columns
         self.row_count = facts["row_count"]
         self.columns = columns
@@ -243,12 +270,10 @@ class PartReader:
         return result
 
     def _offsets(self, first, count):
-        path = self.folder / "offset" / "c" / "0"
+        path = self.folder.joinpath("offset", "c", "0")
         raw = b""
-        if path.exists():
-            with path.open("rb") as file:
-                file.seek(8 * first)
-                raw = file.read(8 * count)
+        with suppress(FileNotFoundError):
+            raw = shards.read_bytes(path, 8 * first, 8 * count)
         offset = np.frombuffer(raw, np.int64) if len(raw) == 8 * count else np.array([-1])
         if offset[0] < 0 or offset[-1] > self.row_count or (offset[1:] < offset[:-1]).any():
             raise InputError(
@@ -265,7 +290,7 @@ class PartReader:
                 "slice": (INTEGER_CHUNK, np.uint16, ()),
                 "origin": (INTEGER_CHUNK, np.uint32, ()),
             }[name]
-            path = self.folder / name / "c" / "/".join("0" * (len(lead) + 1))
+            path = self.folder.joinpath(name, "c", *"0" * (len(lead) + 1))
             count = max(1, -(-self.row_count // chunk))
             self._readers[name] = shards.ShardReader(path, (*lead, chunk), dtype, count)
         return self._readers[name]
