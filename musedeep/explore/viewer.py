@@ -4,6 +4,7 @@ import html
 import json
 import secrets
 import threading
+from contextlib import suppress
 from functools import lru_cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +13,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
+from musedeep.correlation import sum_variance
+from musedeep.errors import MuseDeepError
 from musedeep.picture import stored_place
 
 __all__ = ["Viewer", "view"]
@@ -58,6 +61,10 @@ class Viewer:
     ----------
     url : str
         The page. ``#x=10&y=12&k=20`` behind it chooses spaxel and plane.
+    noise : str
+        ``"correlated"`` where spectra count what neighbouring spaxels share, as ``deep.muse.spectrum`` does;
+        ``"independent"`` as long as the correlation is being measured (some seconds), and where the field of
+        the cube is not there to measure it.
     """
 
     def __init__(self, deep):
@@ -65,11 +72,19 @@ class Viewer:
         self._grid = deep.muse.grid
         path = f"/{secrets.token_urlsafe(16)}/"
         self._read_plane = lru_cache(maxsize=32)(self._plane)
+        self._correlation = {}
+        self.noise = "independent"
+        threading.Thread(target=self._measure_noise, args=[deep], daemon=True).start()
         handler = type("Handler", (_Handler,), {"viewer": self, "path_prefix": path})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}{path}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def _measure_noise(self, deep):
+        with suppress(MuseDeepError):
+            self._correlation = deep.muse.correlation
+            self.noise = "correlated"
 
     def close(self):
         """Stop the server."""
@@ -115,7 +130,7 @@ class Viewer:
         return self._read_plane(variable, k)
 
     def spectrum(self, x, y, radius):
-        """Mean flux of the spaxels in a circle, then its sigma (of independent voxels); bytes of float32."""
+        """Mean flux of the spaxels in a circle, then its sigma, see `noise`; bytes of float32."""
         _, ny, nx = self._grid.shape
         if not (0 <= x < nx and 0 <= y < ny and 0 <= radius <= _WIDEST):
             raise ValueError(f"there is no aperture of radius {radius} at x = {x}, y = {y}")
@@ -124,11 +139,12 @@ class Viewer:
         part = self._deep[["flux", "variance"]].isel(y=ys, x=xs).compute()
         j, i = np.mgrid[ys.start : ys.start + part.sizes["y"], xs.start : xs.start + part.sizes["x"]]
         inside = np.hypot(j - y, i - x) <= max(radius, 0.5)
-        flux, variance = part.flux.values[:, inside], part.variance.values[:, inside]
+        flux = part.flux.values[:, inside]
         count = np.isfinite(flux).sum(axis=1)
+        each = np.where(inside & np.isfinite(part.variance.values), np.sqrt(part.variance.values), 0.0)
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = np.nansum(flux, axis=1, dtype=float) / count
-            sigma = np.sqrt(np.nansum(variance, axis=1, dtype=float)) / count
+            sigma = np.sqrt(sum_variance(each.astype(float), self._correlation, (1, 2))) / count
         return np.concatenate([mean, sigma]).astype("<f4").tobytes()
 
     def sky(self, x, y):
@@ -155,6 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("X-Noise", self.viewer.noise)
         self.send_header("Cache-Control", "no-store")
         self.end_headers()
         self.wfile.write(body)

@@ -9,6 +9,7 @@ import urllib.request
 
 import numpy as np
 import pytest
+from batch import wait_until
 from fields import copy_of
 
 import musedeep as md
@@ -43,13 +44,27 @@ def test_planes_and_spectra_are_those_of_the_cube(viewer, cube):
     white = np.frombuffer(ask(viewer, "white"), "<f4")
     np.testing.assert_allclose(white, cube.flux.mean("wavelength").values.ravel(), rtol=1e-5)
     x, y = 14, 16
+    wait_until(lambda: viewer.noise == "correlated")
     found = np.frombuffer(ask(viewer, f"spectrum?x={x}&y={y}&radius=2"), "<f4")
     j, i = np.indices(cube.flux.shape[1:])
     mask = np.hypot(j - y, i - x) <= 2
-    expected = cube.muse.spectrum(mask, how="mean", noise="naive")
+    expected = cube.muse.spectrum(mask, how="mean")
     np.testing.assert_allclose(found[: len(found) // 2], expected.flux, rtol=1e-5)
     np.testing.assert_allclose(found[len(found) // 2 :], np.sqrt(expected.variance), rtol=1e-5)
     assert json.loads(ask(viewer, f"sky?x={x}&y={y}")) == pytest.approx(cube.muse.grid.position(x, y))
+
+
+def test_without_a_field_voxels_count_as_independent(cube):
+    alone = cube.compute()
+    del alone.attrs["folder"]
+    viewer = md.view(alone)
+    with urllib.request.urlopen(viewer.url + "spectrum?x=14&y=16&radius=2") as answer:
+        found = np.frombuffer(answer.read(), "<f4")
+        assert answer.headers["X-Noise"] == viewer.noise == "independent"
+    j, i = np.indices(cube.flux.shape[1:])
+    expected = cube.muse.spectrum(np.hypot(j - 16, i - 14) <= 2, how="mean", noise="naive")
+    np.testing.assert_allclose(found[len(found) // 2 :], np.sqrt(expected.variance), rtol=1e-5)
+    viewer.close()
 
 
 def test_a_cut_and_a_cube_in_memory_are_shown_too(cube):
@@ -105,4 +120,5 @@ def test_a_browser_shows_the_voxel_under_the_cursor(viewer, cube, tmp_path):
     ra, dec = cube.muse.grid.position(x, y)
     assert text.startswith(f"x {x}, y {y}, RA {ra:.6f}, Dec {dec:.6f}: ")
     assert float(text.rpartition(": ")[2]) == pytest.approx(float(flux[k, y, x]), rel=1e-4)
+    assert re.search(r"1 sigma of (correlated|independent) voxels", run.stdout)
     assert f"flux at {float(cube.wavelength[k]):.2f} Angstrom" in run.stdout
