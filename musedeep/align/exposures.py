@@ -29,11 +29,19 @@ __all__ = ["Alignment", "NothingInCommonError", "Result", "align_exposures"]
 
 # The ladder of thresholds, as parts of the first: it is climbed down until every exposure has a solution.
 _LADDER = (1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+# What has no solution yet may share sources with others only this near to its border, pixels.
+_AT_THE_BORDER = 2.0
 _CROWDED_MOST = 300
 _FEWEST = 3
 # Where fewer of the peaks than this can be fitted as sources, stars are blended and images say more.
 _UNBLENDED = 0.35
 _WARN_SCALE = 2.0
+# A flux scale that is known less well than this, and could be 1, is taken for 1.
+_KNOWN_SCALE = 0.05
+# What scales of images are wrong by where one is blurred to look like the other.
+_BLURRING = 0.03
+# The same of an image in which not even the PSF could be told from cosmic rays and blends.
+_GUESSED = 0.2
 _NEAR_ARCSEC = 3.0
 # How often what the sources do not place is placed by its image, and then by sources once more.
 _PLACINGS = 3
@@ -54,6 +62,8 @@ class Result:
     offsets : list of Offset
     shift_errors : ndarray, shape (N, 2), arcsec
     rotation_errors, scale_errors : ndarray, shape (N,), degrees and relative; NaN where unknown
+    scale_known : ndarray, shape (N,), bool
+        False where the flux scale could not be measured and is kept at 1.
     methods : list of str
         'sources', 'image' or 'header'.
     matched : ndarray, shape (N,), int
@@ -70,6 +80,7 @@ class Result:
     shift_errors: np.ndarray
     rotation_errors: np.ndarray
     scale_errors: np.ndarray
+    scale_known: np.ndarray
     methods: list
     matched: np.ndarray
     residuals: list = field(repr=False)
@@ -306,6 +317,10 @@ def _measured(images, sources, settings, preset, reason):
         scale_errors = np.where(joint.solved[:count], joint.scale_errors[:count], scale_errors)
     offsets = _relative_to(members, offsets, _pinned(joint, methods, extra, count))
     offsets = _scaled(offsets, joint, methods, extra)
+    if preset != "extended":
+        guessed = np.array([how == "image" for how in methods]) & ~np.array([s.points for s in sources])
+        scale_errors = np.where(guessed, np.hypot(scale_errors, _GUESSED), scale_errors)
+    offsets, scale_known = _without_guesses(offsets, scale_errors)
     return Result(
         images,
         sources,
@@ -313,6 +328,7 @@ def _measured(images, sources, settings, preset, reason):
         errors,
         joint.rotation_errors[:count],
         scale_errors,
+        scale_known,
         methods,
         joint.positions.counts[:count],
         _residuals(members[:count], offsets, joint),
@@ -332,7 +348,7 @@ def _first(joint, extra):
 
 
 def _by_sources(images, sources, extra, settings, preset):
-    """Joint fit, with fainter sources of the exposures that have no solution yet."""
+    """Joint fit, with fainter sources, and those at the border, of exposures that have no solution yet."""
     sources = list(sources)
     for part in _LADDER if preset != "extended" else _LADDER[:1]:
         members = [Member.of(image, listed) for image, listed in zip(images, sources, strict=True)]
@@ -340,7 +356,11 @@ def _by_sources(images, sources, extra, settings, preset):
         lacking = np.flatnonzero(~joint.solved[: len(images)])
         if len(lacking) == 0 or part == _LADDER[-1] or preset == "extended" or settings.override_detection:
             break
-        lower = dataclasses.replace(settings, threshold=settings.threshold * _LADDER[_LADDER.index(part) + 1])
+        lower = dataclasses.replace(
+            settings,
+            threshold=settings.threshold * _LADDER[_LADDER.index(part) + 1],
+            bpixdistance=min(settings.bpixdistance, _AT_THE_BORDER),
+        )
         anew = {n: find_sources(images[n], lower) for n in lacking}
         if all(len(anew[n]) == len(sources[n]) for n in lacking):
             break
@@ -364,7 +384,8 @@ def _by_images(images, offsets, solved, methods, errors, scale_errors, settings,
         if found.matches[n] is not None:
             methods[n] = "image"
             errors[n] = found.matches[n].error
-            scale_errors[n] = found.matches[n].scale_error / max(found.matches[n].scale, 1e-9)
+            share = found.matches[n].scale_error / max(found.matches[n].scale, 1e-9)
+            scale_errors[n] = math.hypot(share, _BLURRING)
     if "sources" not in methods and "image" not in methods:
         raise NothingInCommonError("align: no two of the images show the same; check that they overlap")
     return found.offsets, methods
@@ -414,6 +435,16 @@ def _scaled(offsets, joint, methods, extra):
     ]
 
 
+def _without_guesses(offsets, errors):
+    """Offsets with the flux scale 1 where a measured one says no more than that; and where one is known."""
+    scales = np.array([offset.flux_scale for offset in offsets])
+    with np.errstate(invalid="ignore"):
+        known = (errors <= _KNOWN_SCALE) | (np.abs(np.log(scales)) > 3 * errors)
+    kept = np.where(known, scales, 1.0).tolist()
+    result = [dataclasses.replace(one, flux_scale=value) for one, value in zip(offsets, kept, strict=True)]
+    return result, known
+
+
 def _residuals(members, offsets, joint):
     """Places and residuals of the matched sources of every exposure."""
     frame = common_frame(members)
@@ -428,7 +459,9 @@ def _residuals(members, offsets, joint):
 def _judged(result, settings):
     """Exposures to set aside, and sentences about what is unusual."""
     set_aside, notes = [], [f"preset {result.preset}: {result.reason}"]
-    for image, offset, method in zip(result.images, result.offsets, result.methods, strict=True):
+    for n, (image, offset, method) in enumerate(
+        zip(result.images, result.offsets, result.methods, strict=True)
+    ):
         factor = 1 / offset.flux_scale
         brightness = f"exposure {image.date_obs}: its fluxes are {factor:.2g} times those of the others"
         if method == "header":
@@ -438,6 +471,13 @@ def _judged(result, settings):
         elif is_off_scale(offset, settings):
             set_aside.append(image.date_obs)
             notes.append(f"{brightness}; it is left out: calibrate it anew, or raise scale_limit")
+        elif settings.fit_scale and not result.scale_known[n]:
+            error = result.scale_errors[n]
+            told = f"to {100 * error:.0f} % only" if math.isfinite(error) else "not at all"
+            notes.append(
+                f"exposure {image.date_obs}: its flux scale is not measured (its sources tell it {told}); it "
+                "is taken for 1"
+            )
         elif settings.fit_scale and max(factor, 1 / factor) > _WARN_SCALE:
             notes.append(brightness)
     return set_aside, notes

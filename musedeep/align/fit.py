@@ -17,10 +17,18 @@ _APERTURE = 2.5
 _ANNULUS = 4.0
 # Pixels that stand this many standard deviations above the model and their neighbours are cosmic rays.
 _STRUCK = 5.0
+# Beside such a pixel, where its light spills over, fewer are enough.
+_BESIDE = 2.5
+# Around a source that is not fitted the median of 25 pixels is a larger share of its peak than this.
+_SOFT = 0.3
 # Where the sources stand this many standard deviations above the noise, the misfit of the profile shows.
 _BRIGHT = 20.0
 # Share of a neighbour's light that may be left where its model was taken off.
 _UNCLEAN = 0.03
+# Relative error of the flux of sources whose width is known well.
+_CLEAR = 0.03
+# How far widths, and ratios of fluxes, of point sources differ beyond their noise.
+_LIKE = 0.02
 
 
 def moffat(radius2, fwhm, beta=_BETA):
@@ -66,18 +74,19 @@ class SourceFit:
             self._fit_once(steps=2)
         for _ in range(_ROUNDS // 2):
             self._strike_cosmic_rays()
+            self._measure_seeing()
             self._fit_once(steps=2)
             self._fit_once(steps=2)
 
     def _strike_cosmic_rays(self):
         """Leave out pixels that stand out of their neighbours, once the sources are off, as no source can."""
-        from scipy.ndimage import median_filter
+        from scipy.ndimage import binary_dilation, median_filter
 
         scene = self._scene()
-        rest = self.data - scene
-        # a median of nine pixels holds more than half of any peak of the PSF, and less of a cosmic ray
-        around = median_filter(rest, 3)
-        sharp = np.where(around < 0.5 * rest, rest - around, 0.0)
+        rest = np.where(np.isfinite(self.variance), self.data - scene, 0.0)
+        # the median of 25 pixels holds none of a track that is two pixels wide, but a share of a faint source
+        around = median_filter(rest, 5)
+        sharp = np.where(around < _SOFT * rest, rest - around, 0.0)
         light = np.maximum(scene, 0)
         noise = np.sqrt(self.variance + self.gain * light)
         bright = np.isfinite(noise) & (light > _BRIGHT * noise)
@@ -85,7 +94,18 @@ class SourceFit:
         misfit = (
             _SIGMA_PER_MAD * np.median(np.abs(rest - around)[bright] / light[bright]) if bright.any() else 0.0
         )
-        self.variance = np.where(sharp > _STRUCK * np.hypot(noise, misfit * light), np.inf, self.variance)
+        height = sharp / np.hypot(noise, misfit * light)
+        struck = height > _STRUCK
+        struck |= (height > _BESIDE) & binary_dilation(struck, np.ones((3, 3)))
+        self.variance = np.where(struck, np.inf, self.variance)
+
+    def _struck(self):
+        """Which sources have lost their middle to a cosmic ray, or are one."""
+        ny, nx = self.data.shape
+        row, column = (
+            np.clip(np.rint(at).astype(int), 0, size - 1) for at, size in ((self.y, ny), (self.x, nx))
+        )
+        return ~np.isfinite(self.variance[row, column])
 
     def usable(self):
         """Which sources were fitted well, stayed where they were found, and have a flux."""
@@ -109,14 +129,72 @@ class SourceFit:
         )
         self.flux = np.where(strayed | (self.held & (self.flux < 0)), 0.0, self.flux)
 
-    def aperture_fluxes(self):
-        """Flux within a wide aperture, completed by the profile; and its standard error.
+    def whole_fluxes(self):
+        """Flux of every source, as a wide aperture would have it; and its standard error.
 
         The fitted flux follows the core, and takes the wings from a profile that suits one seeing better than
-        another; here the profile answers for a few percent of the flux only. The error holds a share of the
-        light of neighbours that was taken off, and what the aperture has more, or less, of than is usual in
-        the image: the light of what was not found.
+        another. All point sources of an image miss the same share of their light in this way, and their wide
+        apertures, at the border and beside cosmic rays and neighbours worse than the fit, tell that share
+        together. What is wider or narrower than the PSF gets the flux of its own aperture. Where the aperture
+        has more or less light than it should, the difference is added to the error.
         """
+        aperture, aperture_error, others = self._apertures()
+        fitted = np.maximum(self.flux, 1e-30)
+        ratio, uncertain = aperture / fitted, np.hypot(aperture_error / fitted, _UNCLEAN * others / fitted)
+        known = np.isfinite(ratio) & np.isfinite(uncertain) & self.usable()
+        if not known.any():
+            return aperture, np.hypot(aperture_error, _UNCLEAN * others)
+        point = self._pointlike()
+        telling = known & point if (known & point).any() else known
+        share = _common(ratio[telling], np.hypot(uncertain[telling], _LIKE))
+        off = np.abs(ratio - share)
+        off = np.where(off > 3 * np.hypot(uncertain, _LIKE), off, 0.0)
+        fit_error = share * self.flux_error * self._roughness()
+        error = np.where(point, np.hypot(fit_error, _UNCLEAN * self._crowd()), uncertain * fitted)
+        return np.where(point, share * self.flux, aperture), np.hypot(error, off * fitted)
+
+    def _widening(self):
+        """Natural logarithm of the width of every source over that of the PSF, and its standard error."""
+        px, py, data, weight = self._patches()
+        width = np.log(self.widths(px, py, data, weight) / self.fwhm)
+        return width, np.maximum(self.flux_error, 1e-30) / np.maximum(self.flux, 1e-30)
+
+    def _pointlike(self):
+        """Which sources are as wide as the PSF, within their errors."""
+        width, error = self._widening()
+        return np.abs(width) < 4 * np.hypot(error, _LIKE)
+
+    def finds_points(self):
+        """Whether sources of one width are there, as stars are, and the PSF is theirs."""
+        width, error = self._widening()
+        bright = self.usable() & (error < _CLEAR)
+        alike = bright & (np.abs(width) < 2 * _LIKE)
+        return bool(alike.sum() >= 2 and alike.sum() >= bright.sum() / 2)
+
+    def _roughness(self):
+        """By how much the residuals under each source are larger than those of most, if they are."""
+        px, py, data, weight = self._patches()
+        own = self._profile(px, py)
+        residual = data - own * self.flux[:, None]
+        total = np.maximum(weight.sum(axis=1, keepdims=True), 1e-30)
+        background = (weight * residual).sum(axis=1, keepdims=True) / total
+        told = weight * own**2
+        chi2 = (told * weight * (residual - background) ** 2).sum(axis=1) / np.maximum(
+            told.sum(axis=1), 1e-30
+        )
+        return np.sqrt(np.maximum(chi2, 1.0))
+
+    def _crowd(self):
+        """Light of the neighbours that the fit of each source would take for its own, were it not known."""
+        px, py, _, weight = self._patches()
+        own = self._profile(px, py)
+        ny, nx = self.data.shape
+        scene = self._scene()[np.clip(py, 0, ny - 1), np.clip(px, 0, nx - 1)]
+        others = np.maximum(scene - own * self.flux[:, None], 0)
+        return (weight * own * others).sum(axis=1) / np.maximum((weight * own**2).sum(axis=1), 1e-30)
+
+    def _apertures(self):
+        """Flux within a wide aperture, completed by the profile; its noise; light of others within."""
         radius, outer = _APERTURE * self.fwhm, _ANNULUS * self.fwhm
         half = math.ceil(outer)
         scene = self._scene()
@@ -139,17 +217,7 @@ class SourceFit:
             error[n] = math.hypot(math.sqrt(noise) / enclosed, self.flux_error[n])
             modelled = scene[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1][away <= radius].sum()
             others[n] = max(modelled - self.flux[n] * enclosed, 0)
-        excess = self._excess(flux / np.maximum(self.flux, 1e-30)) * np.abs(self.flux)
-        return flux, np.sqrt(error**2 + (_UNCLEAN * others) ** 2 + excess**2)
-
-    def _excess(self, ratio):
-        """By how much a ratio of aperture to profile differs from that of most, where it is unusual."""
-        known = np.isfinite(ratio) & self.usable()
-        if not known.any():
-            return np.zeros_like(ratio)
-        off = np.abs(ratio - np.median(ratio[known]))
-        usual = _SIGMA_PER_MAD * np.median(off[known])
-        return np.where(off > 2 * usual, off, 0.0)
+        return flux, error, others
 
     def _patches(self):
         """Pixels around every source: coordinates (n, p), data without the other sources, weights."""
@@ -231,7 +299,9 @@ class SourceFit:
 
     def _measure_seeing(self):
         """FWHM of the bright sources, each fitted by itself; the common one is that of the sharper ones."""
-        signal = np.where(np.isfinite(self.flux_error), self.flux / self.flux_error, 0)
+        # no round profile fits the track of a cosmic ray
+        signal = self.flux / (self.flux_error * self._roughness() ** 2)
+        signal = np.where(np.isfinite(self.flux_error) & ~self._struck(), signal, 0)
         chosen = np.argsort(-signal)[:_PSF_SOURCES]
         # what is left of cosmic rays is narrow, and fainter than the stars
         chosen = chosen[signal[chosen] >= 0.1 * signal[chosen[min(2, len(chosen) - 1)]]]
@@ -261,6 +331,19 @@ class SourceFit:
         bend = below - 2 * middle + above
         move = np.divide(below - above, 2 * bend, out=np.zeros_like(bend), where=bend > 0)
         return np.exp(np.log(ladder[best]) + np.clip(move, -1, 1) * np.log(ladder[1] / ladder[0]))
+
+
+def _common(values, errors):
+    """What most values agree on: the place where their probabilities, added up, are highest.
+
+    Light of what was not found makes some ratios too large, and none too small: a median would follow them.
+    """
+    near = np.exp(-0.5 * ((values[:, None] - values) / errors) ** 2) / errors**0.5
+    peak = values[np.argmax(near.sum(axis=1))]
+    for _ in range(10):
+        weight = np.exp(-0.5 * ((values - peak) / errors) ** 2) / errors**1.5
+        peak = (weight * values).sum() / weight.sum()
+    return float(peak)
 
 
 def _solved(normal, gradient):

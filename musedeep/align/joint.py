@@ -23,6 +23,10 @@ _FEWEST_SURE = 3
 _MOST_GROUPS = 30
 # Only the brightest sources of an exposure vote: more would add noise and time.
 _VOTERS = 100
+# What the wings of the PSF, which all sources of an exposure have in common, leave unknown of its fluxes.
+_WINGS = 0.003
+# The same where the PSF is not known: what an aperture holds of galaxies and blends changes with the seeing.
+_SHAPES = 0.2
 # Votes count that chance would cast less than once in a hundred pairs of exposures.
 _SURE_VOTE = 2.0
 
@@ -40,6 +44,8 @@ class Member:
     flux, flux_error : ndarray, shape (n,), float64
         NaN where unknown.
     step_arcsec : float
+    points : bool
+        Whether fluxes are those of stars in a known PSF.
     """
 
     to_sky: np.ndarray
@@ -51,6 +57,7 @@ class Member:
     flux: np.ndarray
     flux_error: np.ndarray
     step_arcsec: float
+    points: bool = True
 
     @classmethod
     def of(cls, image, sources):
@@ -65,6 +72,7 @@ class Member:
             sources.flux,
             sources.flux_error,
             image.step_arcsec,
+            sources.points,
         )
 
     def places(self, frame, offset):
@@ -181,13 +189,14 @@ def _searched(members, start, frame, settings):
     pairs = list(zip(members, start, strict=True))
     places = [member.places(frame, offset) for member, offset in pairs]
     centers = np.array([member.center(frame, offset) for member, offset in pairs])
+    listed = [np.column_stack([where, member.flux]) for where, member in zip(places, members, strict=True)]
     votes = []
     for n, m in pairs_to_compare(places, centers, settings.rsearch[0]):
-        result = vote(n, m, places[n][:_VOTERS], places[m][:_VOTERS], settings.rsearch, settings.nbins)
+        result = _vote(n, m, listed[n][:_VOTERS], listed[m][:_VOTERS], settings)
         if result is not None and result.score > _SURE_VOTE:
             votes.append(result)
     shifts, groups = first_offsets(len(members), votes)
-    between = _votes_of_groups(places, shifts, groups, settings)
+    between = _votes_of_groups(listed, shifts, groups, settings)
     if between:
         shifts, groups = first_offsets(len(members), votes + between)
     largest = np.bincount(groups).argmax()
@@ -195,15 +204,22 @@ def _searched(members, start, frame, settings):
     return offsets, (groups == largest) & (np.bincount(groups)[groups] > 1)
 
 
-def _votes_of_groups(places, shifts, groups, settings):
+def _vote(first, second, sources, others, settings):
+    """Vote of two lists of places and fluxes."""
+    fluxes = sources[:, 2], others[:, 2]
+    return vote(first, second, sources[:, :2], others[:, :2], settings.rsearch, settings.nbins, fluxes)
+
+
+def _votes_of_groups(listed, shifts, groups, settings):
     """Votes between groups of exposures, the sources of a group taken together: they see more of a seam."""
-    numbers = [n for n in np.unique(groups) if any(len(places[m]) for m in np.flatnonzero(groups == n))]
-    if not 1 < len(numbers) <= _MOST_GROUPS or len(numbers) == len(places):
+    numbers = [n for n in np.unique(groups) if any(len(listed[m]) for m in np.flatnonzero(groups == n))]
+    if not 1 < len(numbers) <= _MOST_GROUPS or len(numbers) == len(listed):
         return []
-    lists = {n: merged([places[m] - shifts[m] for m in np.flatnonzero(groups == n)]) for n in numbers}
+    moves = np.column_stack([shifts, np.zeros(len(shifts))])
+    lists = {n: merged([listed[m] - moves[m] for m in np.flatnonzero(groups == n)]) for n in numbers}
     votes = []
     for first, second in combinations(numbers, 2):
-        result = vote(first, second, lists[first], lists[second], settings.rsearch, settings.nbins)
+        result = _vote(first, second, lists[first], lists[second], settings)
         if result is not None and result.score > _SURE_VOTE:
             n, m = (int(np.flatnonzero(groups == number)[0]) for number in (first, second))
             votes.append(replace(result, first=n, second=m, shift=result.shift + shifts[n] - shifts[m]))
@@ -268,13 +284,13 @@ def _scaled(members, offsets, catalogue, solution, settings):
         return offsets, unknown
     flux = _gathered([member.flux for member in members], catalogue.exposure, catalogue.row)
     error = _gathered([member.flux_error for member in members], catalogue.exposure, catalogue.row)
+    common = np.array([_WINGS if member.points else _SHAPES for member in members])
     good = (solution.weights > 0.1) & (flux > 3 * error)
     if not good.any():
         return offsets, unknown
+    relative = np.hypot(error / flux, np.where(common > _WINGS, common, 0.0)[catalogue.exposure])
     source = np.unique(catalogue.source[good], return_inverse=True)[1]
-    result = solve_scales(
-        catalogue.exposure[good], source, np.log(flux[good]), error[good] / flux[good], len(members)
-    )
+    result = solve_scales(catalogue.exposure[good], source, np.log(flux[good]), relative[good], len(members))
     known = result.counts > 0
     if not known.any():
         return offsets, unknown
@@ -283,7 +299,7 @@ def _scaled(members, offsets, catalogue, solution, settings):
     return [
         Offset(offset.ra_deg, offset.dec_deg, offset.rotation_deg, float(scale))
         for offset, scale in zip(offsets, scales, strict=True)
-    ], result.errors[:, 0]
+    ], np.hypot(result.errors[:, 0], common)
 
 
 def _linked(count, catalogue, solution):

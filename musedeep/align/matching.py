@@ -6,6 +6,7 @@ off.
 
 import math
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from scipy.special import gammainc
@@ -23,6 +24,8 @@ _AGREE = 0.25
 _USUAL = 2.0
 # Share of the sources of one exposure that another one, of another depth and seeing, finds again at least.
 _REPEATED = 0.5
+# Fluxes of one source in two exposures differ by less, natural logarithm, unless a scale is off.
+_ALIKE = 0.2
 
 
 @dataclass(frozen=True)
@@ -109,10 +112,11 @@ def _scrambled(values, salt):
     return (values * 2654435761 + salt * 40503) % 1000003
 
 
-def vote(first, second, places, others, radii, bins):
+def vote(first, second, places, others, radii, bins, fluxes=None):
     """The shift that most pairs of sources agree on.
 
-    It is looked for within each radius: what is near the header needs fewer pairs to be believed.
+    It is looked for within each radius: what is near the header needs fewer pairs to be believed, and so do
+    pairs of sources of one flux, which are looked for by themselves, too.
 
     Parameters
     ----------
@@ -124,6 +128,8 @@ def vote(first, second, places, others, radii, bins):
         Largest shifts, arcsec.
     bins : int
         Bins along each axis.
+    fluxes : (ndarray, shape (n,), ndarray, shape (m,)), optional
+        Of the sources; NaN where unknown.
 
     Returns
     -------
@@ -133,16 +139,21 @@ def vote(first, second, places, others, radii, bins):
     hulls = _hull(places), _hull(others)
     differences = (places[:, None] - others[None]).reshape(-1, 2)
     size = np.hypot(*differences.T)
+    kinds = [(np.ones(len(size), bool), 1.0)]
+    if fluxes is not None:
+        alike = _alike(*fluxes)
+        # a second look costs a factor of two in what chance may do
+        kinds.append((alike, max(2 * alike.mean(), 1 / max(len(alike), 1))))
     best = None
-    for reach in radii:
-        near = differences[size < reach]
+    for reach, (kind, share) in product(radii, kinds):
+        near = differences[kind & (size < reach)]
         if len(near) == 0:
             continue
         shift = _densest(near, reach, bins if reach == max(radii) else max(int(2 * reach), 2))
         count = int((np.hypot(*(near - shift).T) < _AGREE).sum())
         cells = (reach / _AGREE) ** 2
         # how many places would have as many pairs by chance
-        chance = cells * gammainc(count, len(near) / cells)
+        chance = cells * gammainc(count, share * (size < reach).sum() / cells)
         expected = min(_inside(places - shift, hulls[1]), _inside(others + shift, hulls[0]))
         score = -math.log10(max(chance, 1e-300)) + _completeness(count, expected)
         # headers that are off by much are rare
@@ -150,6 +161,12 @@ def vote(first, second, places, others, radii, bins):
         if best is None or score > best.score:
             best = Vote(first, second, shift, count, score)
     return best
+
+
+def _alike(fluxes, others):
+    """Which pairs of sources, in the order of their differences, are as bright as each other."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.abs(np.log(fluxes[:, None] / others)).ravel() < _ALIKE
 
 
 def _hull(places):
@@ -203,19 +220,20 @@ def merged(lists):
 
     Parameters
     ----------
-    lists : list of ndarray, shape (n, 2), arcsec
+    lists : list of ndarray, shape (n, k)
+        Places in arcsec; any further columns, as fluxes, go with them.
 
     Returns
     -------
-    ndarray, shape (m, 2)
+    ndarray, shape (m, k)
     """
     from scipy.spatial import cKDTree
 
     known = lists[0]
-    for places in lists[1:]:
-        if len(known) and len(places):
-            places = places[cKDTree(known).query(places)[0] > _AGREE]
-        known = np.concatenate([known, places])
+    for rows in lists[1:]:
+        if len(known) and len(rows):
+            rows = rows[cKDTree(known[:, :2]).query(rows[:, :2])[0] > _AGREE]
+        known = np.concatenate([known, rows])
     return known
 
 

@@ -60,6 +60,8 @@ class Sources:
     background : Background
     fwhm : float
         Of the PSF, pixels; NaN without sources.
+    points : bool
+        Whether there are stars that tell the PSF: fluxes of galaxies and blends depend on the seeing.
     """
 
     x: np.ndarray
@@ -74,6 +76,7 @@ class Sources:
     threshold: float
     background: Background
     fwhm: float
+    points: bool = False
 
     def __len__(self):
         return len(self.x)
@@ -149,7 +152,7 @@ def find_sources(image, options, places=None):
     fit = SourceFit(data, _variance(image, background), peaks["x"], peaks["y"], options.fwhm)
     fit.run()
     keep = fit.usable() & peaks["listed"]
-    flux, flux_error = fit.aperture_fluxes()
+    flux, flux_error = fit.whole_fluxes()
     order = np.flatnonzero(keep)[np.argsort(-fit.flux[keep], kind="stable")]
     return Sources(
         fit.x[order],
@@ -164,6 +167,7 @@ def find_sources(image, options, places=None):
         threshold,
         background,
         fit.fwhm,
+        fit.finds_points(),
     )
 
 

@@ -13,7 +13,7 @@ __all__ = ["TO_BE_MEASURED", "alignment_state", "measure_offsets", "write_alignm
 # States in which a run measures.
 TO_BE_MEASURED = ("missing", "outdated")
 # Another number here has every field aligned anew.
-_METHOD = 2
+_METHOD = 3
 _KEY = "MUSEDEEP ALIGN KEY"
 _log = logging.getLogger(__name__)
 

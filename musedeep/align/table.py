@@ -68,6 +68,8 @@ def _quality(n, result, check, settings):
         return "suspicious"
     if result.methods[n] == "sources" and result.matched[n] < _FEW:
         return "few"
+    if settings.fit_scale and not result.scale_known[n]:
+        return "no scale"
     return "good"
 
 

@@ -103,3 +103,24 @@ def test_sources_of_all_exposures_get_one_number():
         names = {seen[e][r] for e, r in zip(found.exposure[members], found.row[members], strict=True)}
         assert len(names) == 1 and members.sum() >= 2
     assert len(found.position) == 25
+
+
+def test_two_sources_are_enough_where_their_fluxes_agree():
+    # two sources in a seam, none of the others in common; and the same without any in common
+    rng = np.random.default_rng(5)
+    sure = {"alike": [], "places alone": [], "strangers": []}
+    for _ in range(60):
+        shift = rng.normal(0, 0.8, 2)
+        seam = np.array([[20.0, -8.0], [20.5, 11.0]]) + rng.uniform(-1, 1, (2, 2))
+        places = np.concatenate([seam, rng.uniform((-20, -20), (19, 20), (25, 2))]) + shift
+        others = np.concatenate([seam, rng.uniform((22, -20), (60, 20), (25, 2))])
+        bright, fluxes = np.exp(rng.uniform(8, 11.5, (2, 27)))
+        fluxes[:2] = bright[:2] * np.exp(rng.normal(0, 0.02, 2))
+        radii = (30.0, 4.0, 2.0, 0.8)
+        found = vote(0, 1, places, others, radii, 60, (bright, fluxes))
+        sure["alike"].append(found.score > 2 and np.hypot(*(found.shift - shift)) < 0.3)
+        sure["places alone"].append(vote(0, 1, places, others, radii, 60).score > 2)
+        found = vote(0, 1, places[2:], others[2:], radii, 60, (bright[2:], fluxes[2:]))
+        sure["strangers"].append(found.score > 2)
+    assert np.mean(sure["alike"]) > 0.7 and np.mean(sure["places alone"]) < 0.3
+    assert np.mean(sure["strangers"]) < 0.03

@@ -158,3 +158,41 @@ def test_cosmic_rays_beside_stars_take_none_of_their_light(sky):
     found = find_sources(image, AlignSettings())
     near = np.hypot(found.x[:, None] - clean.x, found.y[:, None] - clean.y).argmin(axis=0)
     np.testing.assert_allclose(found.flux[near], clean.flux, rtol=0.02)
+
+
+def _track(flux, row, column, length, along, strength):
+    """A cosmic ray that is two pixels wide."""
+    across = 1 - along
+    for step in range(length):
+        for wide, share in ((0, 0.6), (1, 0.4)):
+            flux[row + step * along + wide * across, column + step * across + wide * along] += (
+                share * strength
+            )
+
+
+def test_tracks_of_cosmic_rays_neither_narrow_the_stars_nor_brighten_them(sky):
+    field = sky(stars=9, flux=(2e4, 1e5), seed=1)
+    field.places = 8.0 * np.column_stack([values.ravel() - 1 for values in np.indices((3, 3))])
+    image = field.add(fwhm=1.0, noise=3.0).images[0]
+    clean = find_sources(image, AlignSettings())
+    for n in range(50):
+        row, column = field.rng.integers(2, field.size - 12, 2)
+        _track(image.flux, row, column, int(field.rng.integers(3, 9)), n % 2, field.rng.exponential(300) + 50)
+    found = find_sources(image, AlignSettings())
+    assert found.fwhm == pytest.approx(clean.fwhm, rel=0.01)
+    near = np.hypot(found.x[:, None] - clean.x, found.y[:, None] - clean.y).argmin(axis=0)
+    np.testing.assert_allclose(found.flux[near], clean.flux, rtol=0.02)
+
+
+def test_fluxes_at_the_border_are_those_of_the_middle(sky):
+    ratios = []
+    for seed in range(4):
+        field = sky(stars=12, flux=(4e4, 1e5), seed=seed)
+        field.places = np.array([(x, y) for x in (-13.7, -4.6, 4.6, 13.7) for y in (-12.0, 0.0, 12.0)])
+        found = find_sources(field.add(fwhm=1.2).images[0], AlignSettings())
+        nearest, away = paired(found, truth_pixels(field))
+        ratio = found.flux / field.flux[nearest]
+        border = np.abs(field.places[nearest, 0]) > 10
+        assert border.sum() >= 5 and (away < 0.2).all()
+        ratios.extend(ratio[border] / np.median(ratio[~border]) - 1)
+    assert np.abs(ratios).max() < 0.01
