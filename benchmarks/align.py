@@ -69,6 +69,14 @@ CASES = {
         "exposures": 5, "field_arcsec": 40.0, "stars": 45, "star_flux": (3e3, 1e5),
         "pointing_error_arcsec": 12.0,
     },
+    "30 arcsec off": {
+        "exposures": 5, "field_arcsec": 40.0, "stars": 45, "star_flux": (3e3, 1e5),
+        "pointing_error_arcsec": 15.0, "seed": 13,
+    },
+    "rotations": {
+        "exposures": 6, "field_arcsec": 40.0, "stars": 45, "star_flux": (3e3, 1e5),
+        "rotation_error_deg": 0.05,
+    },
     "seeing 0.5 to 1.5": {
         "exposures": 6, "field_arcsec": 25.0, "stars": 20, "star_flux": (3e3, 1e5),
         "seeing_fwhm": (0.5, 0.7, 0.9, 1.1, 1.3, 1.5),
@@ -78,6 +86,11 @@ CASES = {
         "flux_scale_error": (0.0, 0.1, -0.3, 9.0, 0.5, 0.0),
     },
 }  # fmt: skip
+# What the cases ask for; ESO's recipe gets the same rsearch, and has no rotation.
+SETTINGS = {
+    "30 arcsec off": {"rsearch": (60.0, 4.0, 2.0, 0.8)},
+    "rotations": {"fit_rotation": True},
+}
 
 
 def _simulated(folder, name):
@@ -103,8 +116,9 @@ def report_cases(folder, names):
     for name in names:
         place, truth = _simulated(folder, name)
         images = sorted(place.glob("IMAGE_FOV_*.fits"))
-        tables = align_exposures(_white_images(place))
-        fov = align_exposures(images)
+        asked = SETTINGS.get(name, {})
+        tables = align_exposures(_white_images(place), **asked)
+        fov = align_exposures(images, **asked)
         told = np.nanmedian(np.concatenate([tables.result.shift_errors]))
         report.add(
             case=name,
@@ -114,9 +128,15 @@ def report_cases(folder, names):
             error_told_mas=float(told * 1000),
             bound_mas=_bound(tables.result) * 1000,
             image_fov_mas=_rms(fov, truth),
-            eso_mas=_rms(_eso(images, place / "eso"), truth),
+            eso_mas=_rms(_eso(images, place / "eso", asked.get("rsearch")), truth),
             scale_percent=_scale(tables, truth),
             scale_fov_percent=_scale(fov, truth),
+            scale_told_percent=float(100 * np.nanmax(tables.result.scale_errors)),
+            scale_fov_told_percent=float(100 * np.nanmax(fov.result.scale_errors)),
+            scale_sigma=_scale_in_errors(tables, truth),
+            scale_fov_sigma=_scale_in_errors(fov, truth),
+            rotation_deg=_rotation(tables, truth) if asked.get("fit_rotation") else "",
+            rotation_fov_deg=_rotation(fov, truth) if asked.get("fit_rotation") else "",
             verdict=tables.verdict,
         )
     return report.write(folder / "align")
@@ -241,7 +261,7 @@ def _one_image(folder):
     return next(place.glob("IMAGE_FOV_*.fits"))
 
 
-def _eso(images, folder):
+def _eso(images, folder, radii=None):
     """Offsets of muse_exp_align, or None where it fails or is not there."""
     if shutil.which("esorex") is None:
         return None
@@ -252,6 +272,7 @@ def _eso(images, folder):
         f"--output-dir={folder}",
         f"--log-dir={folder}",
         "muse_exp_align",
+        *([f"--rsearch={','.join(map(str, radii))}"] if radii else []),
         folder / "images.sof",
     ]
     run = subprocess.run([str(word) for word in words], cwd=folder, capture_output=True)
@@ -280,9 +301,25 @@ def _bound(result):
 
 
 def _scale(found, truth):
-    dates = [str(date) for date in truth.table["DATE_OBS"]]
+    return float(100 * np.abs(_scale_errors(found, truth)).max())
+
+
+def _scale_errors(found, truth):
+    dates = [image.date_obs for image in found.result.images]
     ratio = np.array([found.lookup(date).flux_scale / truth.lookup(date).flux_scale for date in dates])
-    return float(100 * np.abs(ratio / np.median(ratio) - 1).max())
+    return ratio / np.median(ratio) - 1
+
+
+def _scale_in_errors(found, truth):
+    """The largest error of a flux scale, in units of what is told."""
+    return float(np.nanmax(np.abs(_scale_errors(found, truth)) / found.result.scale_errors))
+
+
+def _rotation(found, truth):
+    """The largest error of a rotation, degrees; what all have in common is off."""
+    dates = [image.date_obs for image in found.result.images]
+    wrong = np.array([found.lookup(d).rotation_deg - truth.lookup(d).rotation_deg for d in dates])
+    return float(np.abs(wrong - wrong.mean()).max())
 
 
 def main(words=None):
