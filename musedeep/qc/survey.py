@@ -26,7 +26,7 @@ _FINE_ANGSTROM = 0.3125
 _BIN_ANGSTROM = 75.0
 _FEWEST_BINS = 24
 _CLIP = 4.0
-_FORMAT = 8
+_FORMAT = 9
 
 
 @dataclass(frozen=True)
