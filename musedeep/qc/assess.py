@@ -26,7 +26,7 @@ from musedeep.store import CubeStore, Ledger
 
 __all__ = ["Assessment", "assess_field", "cube_key", "gather", "is_assessed"]
 
-_FORMAT = 5  # raised when what is measured changes
+_FORMAT = 6  # raised when what is measured changes
 
 
 @dataclass(frozen=True)
