@@ -46,12 +46,28 @@ def find_misalignment(evidence):
     images = [evidence.image(survey) for survey in evidence.surveys]
     sources = [survey.sources for survey in evidence.surveys]
     check = check_offsets(images, sources, [Offset()] * len(images), AlignSettings())
-    size = np.hypot(*check.deviations.T)
-    values = dict(zip(evidence.dates, size.tolist(), strict=True))
+    size, least = np.hypot(*check.deviations.T), evidence.thresholds["misalignment"]
     with np.errstate(invalid="ignore"):
-        sure = dict(zip(evidence.dates, (size > 5 * check.errors).tolist(), strict=True))
+        far = size > 5 * check.errors
+        # what cannot tell the distance that counts tells nothing, nor what the image does not bear out
+        known = far | (check.errors < least / 2)
+        for n in np.flatnonzero(far & (size > least)):
+            known[n] = _borne_out(evidence, n, check.deviations[n])
+    values = dict(zip(evidence.dates, np.where(known, size, math.nan).tolist(), strict=True))
+    sure = dict(zip(evidence.dates, (known & far).tolist(), strict=True))
     note = "{exposures} lie off the others, by up to {value:.2f} arcsec: align again"
     return finding(evidence, "misalignment", values, note, sure=sure), check
+
+
+def _borne_out(evidence, number, deviation):
+    """Whether the white image of the others fits that of an exposure better where it seems to lie."""
+    survey = evidence.surveys[number]
+    shift = (np.linalg.inv(np.array(evidence.grid.cd) * 3600) @ deviation)[::-1]
+    dark = np.zeros_like(survey.white)
+    _, gain, expected, _ = shift_evidence(
+        survey.white, survey.white_variance, dark, evidence.others(survey), shift, alone=True
+    )
+    return gain > max(_SURE_GAIN, _SHARE_OF_GAIN * expected)
 
 
 def find_line_misalignment(evidence):

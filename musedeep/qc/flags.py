@@ -73,7 +73,7 @@ def qc_bits(evidence, diagnosis, matched):
         Bit(7, "NUM_SRC", int(sources == 0), f"{sources} sources"),
         Bit(8, "HISTO_BKG", int(peak <= -limits["over_subtraction"]), f"HISTO_17 = {_number(peak, 2)}"),
         _line_shift(evidence, shift),
-        _alignment(diagnosis, limits["offset_arcsec"], matched),
+        _alignment(evidence, diagnosis, limits["offset_arcsec"], matched),
     ]
 
 
@@ -145,7 +145,7 @@ def _line_shift(evidence, shift):
     return Bit(9, "LSHIFT_MAX", int(shift.alarm or high), comment)
 
 
-def _alignment(diagnosis, most_arcsec, matched):
+def _alignment(evidence, diagnosis, most_arcsec, matched):
     check = diagnosis.check
     missing = [date for date, there in matched.items() if not there]
     if missing:
@@ -153,9 +153,9 @@ def _alignment(diagnosis, most_arcsec, matched):
         return Bit(10, "ALIGNMENT", 1, comment)
     if check is None:
         return Bit(10, "ALIGNMENT", 0, "too few exposures, or no sources, to compare")
-    size = np.hypot(*check.deviations.T)
-    largest = float(np.nanmax(size)) if np.isfinite(size).any() else math.nan
-    off = bool(np.any((size > most_arcsec) & (size > 5 * check.errors)))
+    size, errors = diagnosis["misalignment"].values, dict(zip(evidence.dates, check.errors, strict=True))
+    largest = max(size.values(), default=math.nan)
+    off = any(value > most_arcsec and value > 5 * errors[date] for date, value in size.items())
     return Bit(10, "ALIGNMENT", int(off), f"exposures lie {_number(largest, 3)} arcsec off, at most")
 
 

@@ -115,12 +115,12 @@ def line_image(sums):
     return tuple(np.where(good, values, np.nan).astype(np.float32) for values in (flux, noise**2))
 
 
-def shift_evidence(image, variance, continuum, others, shift):
-    """How surely the light of a line is seen in an exposure, and how surely it lies off the others.
+def shift_evidence(image, variance, continuum, others, shift, *, alone=False):
+    """How surely an image, mostly that of a line, is seen in an exposure, and lies off the others.
 
     The image of the others is fitted to that of the exposure, where it is and shifted, each with a free flux
     and level; the difference of the two chi-squares tells the places apart. What a single place says does not
-    count.
+    count, unless it may stand `alone`.
 
     Parameters
     ----------
@@ -130,6 +130,8 @@ def shift_evidence(image, variance, continuum, others, shift):
         The line in the other exposures.
     shift : (float, float)
         Rows and columns from the others to the exposure.
+    alone : bool
+        Whether one source is proof enough: where cosmic rays were taken out of both images.
 
     Returns
     -------
@@ -159,11 +161,12 @@ def shift_evidence(image, variance, continuum, others, shift):
     residual, other = (_amplitude(a, model[good], weight)[1] for model in (filled, moved))
     _, missed = _amplitude(a - other, filled[good], weight)
     better, true = weight * (residual**2 - other**2), weight * missed**2
-    rest = _without_best(better, good)
+    every = np.ones(len(a), bool)
+    rest = every if alone else _without_best(better, good)
     gain, of_rest = float(better[rest].sum()), float(true[rest].sum())
     # chi-square is a parabola about the place that fits best
     share = (1 + gain / max(of_rest, 1e-30)) / 2
-    several = _without_best(weight * filled[good] ** 2, good)
+    several = every if alone else _without_best(weight * filled[good] ** 2, good)
     seen = max(_amplitude(a[several], m[good][several], weight[several])[0] for m in (filled, moved))
     return seen, gain, float(true.sum()), min(max(share, 0.0), 1.0)
 

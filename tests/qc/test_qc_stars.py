@@ -7,6 +7,7 @@ import pytest
 from deep_images import deep_of
 
 from musedeep.align.sources import find_sources
+from musedeep.qc.alignment import _borne_out as borne_out
 from musedeep.qc.blur import find_blur
 from musedeep.qc.deep import white_image
 from musedeep.qc.evidence import Evidence
@@ -72,6 +73,16 @@ def test_what_is_left_of_cosmic_rays_is_no_star():
         images.append(image)
     found = find_blur(seen(images, deep=np.zeros((SIZE, SIZE), np.float32)))
     assert not found.measured and found.note == "too few stars"
+
+
+def test_an_exposure_lies_off_only_if_its_image_bears_that_out():
+    evidence = seen([stars(), stars(3.0), stars(), stars()])
+    west = np.array([-3.0 * STEP, 0.0])
+    assert borne_out(evidence, 1, west)
+    assert not borne_out(evidence, 1, -west) and not borne_out(evidence, 2, west)
+    # where nothing shines, nothing is
+    dark = np.zeros((SIZE, SIZE))
+    assert not borne_out(seen([dark] * 4, deep=dark), 1, west)
 
 
 def test_an_exposure_out_of_place_is_no_fainter():
