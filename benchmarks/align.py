@@ -32,7 +32,7 @@ from musedeep import (
 )
 from musedeep.align.check import check_offsets
 from musedeep.align.fit import moffat
-from musedeep.align.images import exposure_image, read_image, write_image
+from musedeep.align.images import exposure_image, placed_rows, read_image, write_image
 from musedeep.align.joint import moved
 from musedeep.align.sources import find_sources
 from musedeep.settings import AlignSettings
@@ -126,7 +126,7 @@ def report_cases(folder, names):
             sources=int(np.median(tables.result.matched)),
             pixel_tables_mas=_rms(tables, truth),
             error_told_mas=float(told * 1000),
-            bound_mas=_bound(tables.result) * 1000,
+            bound_mas=_bound(place, tables.result) * 1000,
             image_fov_mas=_rms(fov, truth),
             eso_mas=_rms(_eso(images, place / "eso", asked.get("rsearch")), truth),
             scale_percent=_scale(tables, truth),
@@ -290,14 +290,36 @@ def _rms(found, truth):
     return float(np.sqrt(np.mean((wrong - wrong.mean(axis=0)) ** 2)))
 
 
-def _bound(result):
-    """What the noise of the sources allows, arcsec: all errors of an exposure's sources taken together."""
-    each = [
-        (listed.position_error * image.step_arcsec) ** -2.0
-        for listed, image in zip(result.sources, result.images, strict=True)
-    ]
-    variances = [1 / values.sum() for values in each if len(values)]
-    return float(np.sqrt(np.mean(variances) * (1 - 1 / len(result.images)))) if variances else math.nan
+def _bound(place, result):
+    """What the photon noise of the rows allows, arcsec: the Fisher information of all sources and rows.
+
+    Rows have independent noise, unlike the spaxels that they are drizzled to. The profiles are those that
+    were fitted.
+    """
+    exposures = {item.date_obs: item for item in group_exposures([str(place / "PIXTABLE_REDUCED_*.fits")])}
+    variances = []
+    for image, listed in zip(result.images, result.sources, strict=True):
+        x, y, w = image.to_sky @ np.stack([listed.x, listed.y, np.ones(len(listed))])
+        stars = np.column_stack([x / w, y / w]) * math.degrees(3600)
+        told = 0.0
+        for rows in placed_rows(exposures[image.date_obs]):
+            told += _information(rows, stars, listed.flux, listed.fwhm * image.step_arcsec, image.step_arcsec)
+        variances.append(1 / told if told > 0 else math.nan)
+    return float(np.sqrt(np.nanmean(variances) * (1 - 1 / len(result.images))))
+
+
+def _information(rows, stars, fluxes, fwhm, step):
+    """Of rows about a common shift of stars, mean of both coordinates, arcsec**-2."""
+    east, north, _, _, variance, dq, usable = rows
+    usable = usable.astype(bool) & (dq == 0)
+    total = 0.0
+    for (x, y), flux in zip(stars, fluxes, strict=True):
+        near = usable & (np.abs(east - x) < 2 * fwhm) & (np.abs(north - y) < 2 * fwhm)
+        radius2 = (east[near] - x) ** 2 + (north[near] - y) ** 2
+        small = 1e-3
+        slope = (moffat((np.sqrt(radius2) + small) ** 2, fwhm) - moffat(radius2, fwhm)) / small
+        total += 0.5 * ((flux * step**2 * slope) ** 2 / variance[near]).sum()
+    return total
 
 
 def _scale(found, truth):

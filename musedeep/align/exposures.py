@@ -317,8 +317,9 @@ def _measured(images, sources, settings, preset, reason):
         scale_errors = np.where(joint.solved[:count], joint.scale_errors[:count], scale_errors)
     offsets = _relative_to(members, offsets, _pinned(joint, methods, extra, count))
     offsets = _scaled(offsets, joint, methods, extra)
-    if preset != "extended":
-        guessed = np.array([how == "image" for how in methods]) & ~np.array([s.points for s in sources])
+    points = np.array([listed.points for listed in sources])
+    if preset != "extended" or points.any():
+        guessed = np.array([how == "image" for how in methods]) & ~points
         scale_errors = np.where(guessed, np.hypot(scale_errors, _GUESSED), scale_errors)
     offsets, scale_known = _without_guesses(offsets, scale_errors)
     return Result(

@@ -12,7 +12,7 @@ from musedeep.images import WHITE
 from musedeep.offsets import DATE_OBS_LENGTH, Offset
 from musedeep.sky import sky_frame
 
-__all__ = ["WhiteImage", "exposure_image", "read_image", "write_image"]
+__all__ = ["WhiteImage", "exposure_image", "placed_rows", "read_image", "write_image"]
 
 _ARCSEC = math.degrees(1) * 3600
 _ROWS_AT_ONCE = 1 << 20
@@ -209,7 +209,7 @@ def exposure_image(exposure, curve=WHITE, *, clip=_CLIP):
     count = _bin_count(high - low)
     bins = np.array([nodes[0], 1.0, low, max((high - low) / count * (1 + 1e-6), 1e-3), count])
     sums = np.zeros((count, 3, 2 * half + 1, 2 * half + 1), np.float32)
-    for rows in _placed_rows(exposure):
+    for rows in placed_rows(exposure):
         drizzle_rows(*rows, curve.throughput_at(nodes), bins, half, step, sums)
     flux, variance = np.empty(sums.shape[2:], np.float32), np.empty(sums.shape[2:], np.float32)
     collapse_bins(sums, clip, 3, flux, variance)
@@ -282,8 +282,22 @@ def _limits_of_rows(table):
     return low, high, radius
 
 
-def _placed_rows(exposure):
-    """Pieces of the columns that `drizzle_rows` takes, positions in arcsec from the pointing."""
+def placed_rows(exposure):
+    """Rows of an exposure, a million at a time, where its header says that they lie.
+
+    Parameters
+    ----------
+    exposure : musedeep.pixtable.Exposure
+
+    Yields
+    ------
+    x, y : ndarray, arcsec
+        From the pointing: to the east and to the north.
+    wavelength, data, variance : ndarray, float32
+    dq : ndarray, uint32
+    usable : ndarray, uint8
+        0 for rows without finite values; flags are told by `dq` alone.
+    """
     from musedeep.kernels.ingest import place_rows
 
     names = ("xpos", "ypos", "lambda", "data", "stat", "dq")
