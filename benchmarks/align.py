@@ -1,13 +1,15 @@
 """Offsets against the truth, beside muse_exp_align on the same images.
 
-    python benchmarks/align.py FOLDER [case ... | alarms | sharpness | many] [--seeds 20] [--images 300]
+    python benchmarks/align.py FOLDER [case ... | mosaics | alarms | sharpness | many]
+                                      [--seeds 20] [--images 300]
 
 For each case, exposures are simulated with errors of their headers, and the offsets are measured three times:
 from the pixel tables, from the IMAGE_FOV files, and by ESO's recipe from the same IMAGE_FOV files. Told is
 the rms of each coordinate about the truth; what all exposures have in common, which nobody can know, is off.
 
-`alarms` tells how often a clean set of eight exposures is called suspicious, and one that lies off is named;
-`sharpness`, the stars of a cube combined with each of the lists; `many`, the cost of many large images.
+`mosaics` repeats the mosaic with other seeds, from 11 on; `alarms` tells how often a clean set of eight
+exposures is called suspicious, and one that lies off is named; `sharpness`, the stars of a cube combined with
+each of the lists; `many`, the cost of many large images.
 """
 
 import argparse
@@ -38,7 +40,15 @@ from musedeep.align.sources import find_sources
 from musedeep.settings import AlignSettings
 from musedeep.simulate import Source
 
-__all__ = ["CASES", "main", "report_alarms", "report_cases", "report_many", "report_sharpness"]
+__all__ = [
+    "CASES",
+    "main",
+    "report_alarms",
+    "report_cases",
+    "report_many",
+    "report_mosaics",
+    "report_sharpness",
+]
 
 _NARROW = {"wavelength": (6500.0, 6550.0)}
 
@@ -140,6 +150,31 @@ def report_cases(folder, names):
             verdict=tables.verdict,
         )
     return report.write(folder / "align")
+
+
+def report_mosaics(folder, seeds):
+    """Places and flux scales of four pointings that overlap by a tenth, over many seeds."""
+    report = Report("Mosaics of many seeds")
+    for seed in range(11, 11 + seeds):
+        place = folder / f"mosaic-{seed}"
+        if not (place / "truth.json").exists():
+            facts = {"pointing_error_arcsec": 0.7} | _NARROW | CASES["mosaic"]
+            simulate_exposures(place, **facts | {"seed": seed})
+        truth = OffsetTable.read(place / "OFFSET_LIST.fits")
+        for words, images in (
+            ("pixel tables", _white_images(place)),
+            ("IMAGE_FOV", place.glob("IMAGE_FOV*")),
+        ):
+            found = align_exposures(list(images))
+            report.add(
+                seed=seed,
+                images=words,
+                rms_mas=_rms(found, truth),
+                scale_percent=_scale(found, truth),
+                scale_told_percent=float(100 * np.nanmax(found.result.scale_errors)),
+                scale_sigma=_scale_in_errors(found, truth),
+            )
+    return report.write(folder / "mosaics")
 
 
 def report_alarms(folder, seeds):
@@ -353,6 +388,7 @@ def main(words=None):
     parser.add_argument("--images", type=int, default=300)
     asked = parser.parse_args(words)
     parts = {
+        "mosaics": lambda: report_mosaics(asked.folder, asked.seeds),
         "alarms": lambda: report_alarms(asked.folder, asked.seeds),
         "sharpness": lambda: report_sharpness(asked.folder),
         "many": lambda: report_many(asked.folder, asked.images),
