@@ -16,7 +16,7 @@ import numpy as np
 
 from musedeep.arena import scratch
 from musedeep.errors import MemoryLimitError
-from musedeep.kernels import reject, resample, sample, window
+from musedeep.kernels import reject, reject_eso, resample, sample, window
 from musedeep.kernels.apart import compile_apart
 from musedeep.masks import row_states
 from musedeep.reads import SMALLEST_TILE, Box, bytes_of, pieces_of, plan_reads, steps_of
@@ -334,7 +334,7 @@ class Tile:
                 frame, self.judged, judged, edge, rule, statistics, self.state, self.rejected, buffers
             )
         else:
-            reject.judge_eso(
+            reject_eso.judge_eso(
                 frame,
                 self.judged,
                 judged,

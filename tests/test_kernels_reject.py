@@ -6,7 +6,7 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from musedeep.kernels import reject, window
+from musedeep.kernels import reject, reject_eso, window
 from musedeep.kernels import sample as sampling
 
 SHAPE = (5, 7, 8)
@@ -90,7 +90,7 @@ class Box:
         return self.state == reject.REJECTED
 
     def judge_eso(self, crtype="median", crsigma=5.0, direction="none", edge=0):
-        reject.judge_eso(
+        reject_eso.judge_eso(
             self.window, 0, self.shape[0], edge, ("none", "x", "y").index(direction),
             ("median", "mean", "iraf").index(crtype), float(crsigma), self.state, self.rejected, self.buffers,
         )  # fmt: skip

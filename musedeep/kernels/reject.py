@@ -1,4 +1,4 @@
-"""Outlier rejection on rows sorted by cell: the guarded rule and the peer's."""
+"""Outlier rejection on rows sorted by cell: the guarded rule."""
 
 import math
 from typing import NamedTuple
@@ -7,20 +7,18 @@ import numpy as np
 from numba import njit
 
 from .sample import exact, gather, is_wide, own_rows
-from .select import median, median_absolute_deviation
+from .select import median
 from .sift import count_values, fill_bins, middle_bins, sky_bins, sum_around, surely_clean
 
-__all__ = ["REJECTED", "judge_eso", "judge_guarded"]
+__all__ = ["MOST_COUNTED", "REJECTED", "judge_guarded"]
 
 REJECTED = 2
 # A point source that is sharper in one exposure deviates most at its peak: by up to so many times the upper
 # quartile of the deviations around.
 PEAK = 3.0
-# Bins of the sieve: number, and width in units of the noise of a row. The peer's rule needs a bound of the
-# deviation too, hence finer ones.
-_GUARDED_BINS, _GUARDED_WIDTH = 16, 0.25
-_ESO_BINS, _ESO_WIDTH = 32, 0.25
-_MOST_COUNTED = 1 << 16  # values of a sample that the counts of a histogram hold
+# Bins of the sieve: number, and width in units of the noise of a row.
+_BINS, _WIDTH = 16, 0.25
+MOST_COUNTED = 1 << 16  # values of a sample that the counts of a histogram hold
 
 
 class Bounds(NamedTuple):
@@ -61,7 +59,7 @@ def judge_guarded(window, first, last, edge, rule, statistics, state, rejected, 
     if first >= last:
         return
     nj, ni = window.rows, window.columns
-    quick = rule.passes <= 1 and buffers.shape[1] < _MOST_COUNTED
+    quick = rule.passes <= 1 and buffers.shape[1] < MOST_COUNTED
     # rows are compared with those of the planes beside their own, too
     below, above = max(first - 1, window.first), min(last + 1, window.last)
     low, high = np.full((above - below, nj, ni), -np.inf), np.full((above - below, nj, ni), np.inf)
@@ -97,19 +95,19 @@ def _sift(window, first, last, edge, rule, bounds, doubtful):
     not surely clean."""
     nj, ni = window.rows, window.columns
     size = ((window.last - window.first) * nj) << window.bits
-    bins = np.empty((size, _GUARDED_BINS), np.uint16)
+    bins = np.empty((size, _BINS), np.uint16)
     least, lowest, highest = (
         np.empty(size, np.float32),
         np.empty(size, np.float32),
         np.empty(size, np.float32),
     )
     below, above = max(first - 1, window.first), min(last + 1, window.last)
-    start, width = sky_bins(window, below, above, _GUARDED_BINS, _GUARDED_WIDTH)
+    start, width = sky_bins(window, below, above, _BINS, _WIDTH)
     fill_bins(window, below, above, start, width, bins, least, lowest, highest)
-    column, sums = np.empty((ni + 2, _GUARDED_BINS), np.uint16), np.empty((ni, _GUARDED_BINS), np.uint16)
+    column, sums = np.empty((ni + 2, _BINS), np.uint16), np.empty((ni, _BINS), np.uint16)
     smallest = np.empty(ni, np.float32)
     # the place of a value at the edge of a bin is rounded
-    rounding = 1e-9 * (abs(start) + _GUARDED_BINS * width)
+    rounding = 1e-9 * (abs(start) + _BINS * width)
     for k in range(first, last):
         low, high = bounds.low[k - first], bounds.high[k - first]
         for j in range(max(edge - 2, 0), min(nj - edge + 2, nj)):
@@ -130,7 +128,7 @@ def _sift(window, first, last, edge, rule, bounds, doubtful):
                     n = depth
                     b1, b2 = middle_bins(bins[c], n)
                     floor = least[c]
-                if n >= 3 and b1 > 0 and b2 < _GUARDED_BINS - 1:
+                if n >= 3 and b1 > 0 and b2 < _BINS - 1:
                     low[j, i] = start + (b1 - 1) * width - rounding
                     high[j, i] = start + b2 * width + rounding
                 sigma = math.sqrt(np.float64(floor))
@@ -450,120 +448,3 @@ def _keep_nearest(first, last, index, state, distance, keep):
             return
         state[index[best]] = 0
         left += 1
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def judge_eso(window, first, last, edge, direction, kind, crsigma, state, rejected, buffers):
-    """Mark every row above the peer's limit of its cell, for planes first <= k < last.
-
-    As in `judge_guarded`, counts prove for most cells that the limit lies above all their rows; see there for
-    the other parameters.
-
-    Parameters
-    ----------
-    direction : int
-        0: all 27 cells; 1: of its own row (slices along x) only the cell itself; 2: the same for its column.
-    kind : int
-        0: median + crsigma * median absolute deviation (no factor 1.4826); 1: mean + crsigma * sample
-        standard deviation; 2: mean + crsigma * error of the mean from the variances.
-    """
-    if first >= last:
-        return
-    nj, ni = window.rows, window.columns
-    quick = kind == 0 and buffers.shape[1] < _MOST_COUNTED
-    size = ((window.last - window.first) * nj) << window.bits
-    bins = np.empty((size, _ESO_BINS), np.uint16)
-    least, lowest, highest = (
-        np.empty(size, np.float32),
-        np.empty(size, np.float32),
-        np.empty(size, np.float32),
-    )
-    column, sums = np.empty((ni + 2, _ESO_BINS), np.uint16), np.empty((ni, _ESO_BINS), np.uint16)
-    smallest = np.empty(ni, np.float32)
-    below, above = max(first - 1, window.first), min(last + 1, window.last)
-    start, width = sky_bins(window, below, above, _ESO_BINS, _ESO_WIDTH)
-    if quick:
-        fill_bins(window, below, above, start, width, bins, least, lowest, highest)
-    level, deviation = 0.0, 1.0
-    for k in range(first, last):
-        for j in range(edge, nj - edge):
-            if quick:
-                sum_around(window, k, j, direction, bins, least, column, sums, smallest)
-            for i in range(edge, ni - edge):
-                a, b = own_rows(window, k, j, i)
-                if a == b:
-                    continue
-                c = (((k - window.first) * nj + j) << window.bits) + i
-                if quick and highest[c] <= _lowest_limit(sums[i], start, width, crsigma):
-                    continue
-                exact_limit, level, deviation = _eso_limit(
-                    window, k, j, i, direction, kind, crsigma, level, deviation, buffers
-                )
-                count = 0
-                for r in range(a, b):
-                    if window.value[r] > exact_limit and state[window.index[r]] == 0:
-                        state[window.index[r]] = REJECTED
-                        count += 1
-                rejected[k, j, i] = count
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _lowest_limit(bins, start, width, crsigma):
-    """A bound from below of the peer's limit, from the histogram of a sample.
-
-    The median lies in the bins of the middle values. Where these and ``reach`` bins on each side hold less
-    than half of the values, half of them deviate by more than ``reach`` bins.
-    """
-    n = count_values(bins)
-    first, last = middle_bins(bins, n)
-    if n < 3 or first == 0 or last == bins.size - 1:
-        return -np.inf
-    near = 0
-    for b in range(first, last + 1):
-        near += bins[b]
-    reach = 0
-    while first - reach > 1 and last + reach < bins.size - 2:
-        near += bins[first - reach - 1] + bins[last + reach + 1]
-        if 2 * near >= n:
-            break
-        reach += 1
-    rounding = 1e-6 * (abs(start) + bins.size * width * (1.0 + crsigma))
-    return start + (first - 1) * width + crsigma * reach * width - rounding
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _eso_limit(window, k, j, i, direction, kind, crsigma, guess, width, buffers):
-    """The peer's upper limit of a cell, infinite for a sample of fewer than 3 values; and its level and
-    deviation."""
-    work, copy = buffers[0], buffers[1]
-    n = 0
-    total = 0.0
-    spread = 0.0
-    for kk in range(max(k - 1, window.first), min(k + 2, window.last)):
-        for jj in range(max(j - 1, 0), min(j + 2, window.rows)):
-            for ii in range(max(i - 1, 0), min(i + 2, window.columns)):
-                own = kk == k and jj == j and ii == i
-                if (direction == 1 and jj == j and not own) or (direction == 2 and ii == i and not own):
-                    continue
-                a, b = own_rows(window, kk, jj, ii)
-                for r in range(a, b):
-                    work[n] = window.value[r]
-                    total += window.value[r]
-                    spread += window.variance[r]
-                    n += 1
-    if n < 3:
-        return np.inf, guess, width
-    if kind == 0:
-        copy[:n] = work[:n]
-        level = median(copy, n, guess, max(0.5 * width, 1e-30))
-        deviation = median_absolute_deviation(work, n, level, max(width, 1e-30))
-        return level + crsigma * deviation, level, deviation
-    level = total / n
-    if kind == 1:
-        squares = 0.0
-        for r in range(n):
-            squares += (work[r] - level) ** 2
-        deviation = math.sqrt(squares / (n - 1))
-    else:
-        deviation = math.sqrt(spread) / n
-    return level + crsigma * deviation, level, deviation

@@ -1,0 +1,134 @@
+"""The peer's outlier rejection on rows sorted by cell."""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from .reject import MOST_COUNTED, REJECTED
+from .sample import own_rows
+from .select import median, median_absolute_deviation
+from .sift import count_values, fill_bins, middle_bins, sky_bins, sum_around
+
+__all__ = ["judge_eso"]
+
+# Bins of the sieve: number, and width in units of the noise of a row. More than the guarded rule has: a bound
+# of the deviation is needed too.
+_BINS, _WIDTH = 32, 0.25
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def judge_eso(window, first, last, edge, direction, kind, crsigma, state, rejected, buffers):
+    """Mark every row above the peer's limit of its cell, for planes first <= k < last.
+
+    As in `reject.judge_guarded`, counts prove for most cells that the limit lies above all their rows; see
+    there for the other parameters.
+
+    Parameters
+    ----------
+    direction : int
+        0: all 27 cells; 1: of its own row (slices along x) only the cell itself; 2: the same for its column.
+    kind : int
+        0: median + crsigma * median absolute deviation (no factor 1.4826); 1: mean + crsigma * sample
+        standard deviation; 2: mean + crsigma * error of the mean from the variances.
+    """
+    if first >= last:
+        return
+    nj, ni = window.rows, window.columns
+    quick = kind == 0 and buffers.shape[1] < MOST_COUNTED
+    size = ((window.last - window.first) * nj) << window.bits
+    bins = np.empty((size, _BINS), np.uint16)
+    least, lowest, highest = (
+        np.empty(size, np.float32),
+        np.empty(size, np.float32),
+        np.empty(size, np.float32),
+    )
+    column, sums = np.empty((ni + 2, _BINS), np.uint16), np.empty((ni, _BINS), np.uint16)
+    smallest = np.empty(ni, np.float32)
+    below, above = max(first - 1, window.first), min(last + 1, window.last)
+    start, width = sky_bins(window, below, above, _BINS, _WIDTH)
+    if quick:
+        fill_bins(window, below, above, start, width, bins, least, lowest, highest)
+    level, deviation = 0.0, 1.0
+    for k in range(first, last):
+        for j in range(edge, nj - edge):
+            if quick:
+                sum_around(window, k, j, direction, bins, least, column, sums, smallest)
+            for i in range(edge, ni - edge):
+                a, b = own_rows(window, k, j, i)
+                if a == b:
+                    continue
+                c = (((k - window.first) * nj + j) << window.bits) + i
+                if quick and highest[c] <= _lowest_limit(sums[i], start, width, crsigma):
+                    continue
+                exact_limit, level, deviation = _eso_limit(
+                    window, k, j, i, direction, kind, crsigma, level, deviation, buffers
+                )
+                count = 0
+                for r in range(a, b):
+                    if window.value[r] > exact_limit and state[window.index[r]] == 0:
+                        state[window.index[r]] = REJECTED
+                        count += 1
+                rejected[k, j, i] = count
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _lowest_limit(bins, start, width, crsigma):
+    """A bound from below of the peer's limit, from the histogram of a sample.
+
+    The median lies in the bins of the middle values. Where these and ``reach`` bins on each side hold less
+    than half of the values, half of them deviate by more than ``reach`` bins.
+    """
+    n = count_values(bins)
+    first, last = middle_bins(bins, n)
+    if n < 3 or first == 0 or last == bins.size - 1:
+        return -np.inf
+    near = 0
+    for b in range(first, last + 1):
+        near += bins[b]
+    reach = 0
+    while first - reach > 1 and last + reach < bins.size - 2:
+        near += bins[first - reach - 1] + bins[last + reach + 1]
+        if 2 * near >= n:
+            break
+        reach += 1
+    rounding = 1e-6 * (abs(start) + bins.size * width * (1.0 + crsigma))
+    return start + (first - 1) * width + crsigma * reach * width - rounding
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _eso_limit(window, k, j, i, direction, kind, crsigma, guess, width, buffers):
+    """The peer's upper limit of a cell, infinite for a sample of fewer than 3 values; and its level and
+    deviation."""
+    work, copy = buffers[0], buffers[1]
+    n = 0
+    total = 0.0
+    spread = 0.0
+    for kk in range(max(k - 1, window.first), min(k + 2, window.last)):
+        for jj in range(max(j - 1, 0), min(j + 2, window.rows)):
+            for ii in range(max(i - 1, 0), min(i + 2, window.columns)):
+                own = kk == k and jj == j and ii == i
+                if (direction == 1 and jj == j and not own) or (direction == 2 and ii == i and not own):
+                    continue
+                a, b = own_rows(window, kk, jj, ii)
+                for r in range(a, b):
+                    work[n] = window.value[r]
+                    total += window.value[r]
+                    spread += window.variance[r]
+                    n += 1
+    if n < 3:
+        return np.inf, guess, width
+    if kind == 0:
+        copy[:n] = work[:n]
+        level = median(copy, n, guess, max(0.5 * width, 1e-30))
+        deviation = median_absolute_deviation(work, n, level, max(width, 1e-30))
+        return level + crsigma * deviation, level, deviation
+    level = total / n
+    if kind == 1:
+        squares = 0.0
+        for r in range(n):
+            squares += (work[r] - level) ** 2
+        deviation = math.sqrt(squares / (n - 1))
+    else:
+        deviation = math.sqrt(spread) / n
+    return level + crsigma * deviation, level, deviation
