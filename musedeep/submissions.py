@@ -115,7 +115,7 @@ class Submissions:
         cluster : dask_jobqueue.JobQueueCluster
             One whose jobs are `watched`, and which asks for new ones by itself.
         """
-        from tornado.ioloop import PeriodicCallback
+        from distributed.compatibility import PeriodicCallback
 
         look = PeriodicCallback(lambda: self._look(cluster), _LOOK_MS)
         cluster.periodic_callbacks["lost-jobs"] = look  # stopped with the cluster

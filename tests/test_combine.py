@@ -35,7 +35,6 @@ def small_blocks(monkeypatch):
     """Cut cubes of tests into many blocks."""
     monkeypatch.setattr(plan, "LARGEST_BLOCK", (16, 16, 32))
     monkeypatch.setattr(plan, "SMALLEST_BLOCK", (16, 16, 32))
-    monkeypatch.setattr(combine, "_LAZY_BLOCK", (8, 16, 16))
 
 
 def count_blocks(monkeypatch):
@@ -185,7 +184,7 @@ def test_flux_scales_and_offsets_come_from_the_list(small, tmp_path):
 def test_the_lazy_cube_and_the_stored_one_have_the_same_bits(four, tmp_path, small_blocks, changes):
     field = copy_of(four, tmp_path, **changes)
     total = combine_to_store(field)
-    lazy = combine_exposures(field)
+    lazy = combine_exposures(field, block=(8, 16, 16))
     assert total["computed"] == total["blocks"] >= 8 and lazy.flux.data.npartitions > total["blocks"]
     assert_same_bits(
         stored_maps(field), {name: lazy[name].compute(scheduler="threads").values for name in MAPS}
@@ -200,9 +199,9 @@ def test_nothing_is_computed_before_values_are_asked_for(four, monkeypatch):
     assert done == []
 
 
-def test_a_slice_computes_just_its_blocks(four, four_maps, small_blocks, monkeypatch):
+def test_a_slice_computes_just_its_blocks(four, four_maps, monkeypatch):
     done = count_blocks(monkeypatch)
-    dataset = combine_exposures(four)
+    dataset = combine_exposures(four, block=(8, 16, 16))
     found = dataset.flux[9, 20:30, 3:5].compute(scheduler="synchronous")
     np.testing.assert_array_equal(found, four_maps["flux"][9, 20:30, 3:5])
     assert done == [((8, 16), (16, 32), (0, 16))]
@@ -210,9 +209,9 @@ def test_a_slice_computes_just_its_blocks(four, four_maps, small_blocks, monkeyp
     assert done[1:] == [((0, 8), (0, 16), (0, 16))]
 
 
-def test_all_maps_of_a_block_are_computed_at_once(four, small_blocks, monkeypatch):
+def test_all_maps_of_a_block_are_computed_at_once(four, monkeypatch):
     done = count_blocks(monkeypatch)
-    dataset = combine_exposures(four).isel(wavelength=slice(0, 8))
+    dataset = combine_exposures(four, block=(8, 16, 16)).isel(wavelength=slice(0, 8))
     dataset.compute(scheduler="synchronous")
     assert len(done) == len(set(done)) == 3 * 3
 

@@ -39,7 +39,7 @@ LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 MAY_IMPORT = {
     "dask": {"accessor", "clusters", "combine", "explore"},
     "dask_jobqueue": {"clusters"},
-    "distributed": {"certificates", "clusters", "monitor", "ranks"},
+    "distributed": {"certificates", "clusters", "monitor", "ranks", "submissions"},
     "obstore": {"objects"},
     "zarr": {"store"},
     "numba": {"kernels"},
