@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -175,6 +175,9 @@ def reduce_exposures(
         stack.enter_context(log_to(output / "log"))
         if client is None:
             client = stack.enter_context(connect(cluster, workers=workers, folder=output / ".cluster"))
+        if client is not None:
+            # workers that an interrupted reduction told to stop may still be there
+            client.run(stopping, go_on=True, on_error="ignore")
         shown = Progress("reduce", "recipes", shown=progress)
         run = _Run(output, settings, client, workers, shown)
         told = ", ".join(f"{name} {value}" for name, value in versions.items() if name != "command")
@@ -369,7 +372,7 @@ class _Run:
             window=1 if self.client is None else 2,
             progress=self.progress,
             describe=lambda task: task.words,
-            stop=stop_recipes,
+            stop=self._stop,
         )
         for task, record in work:
             records.append(record)
@@ -379,6 +382,13 @@ class _Run:
             if record["problems"]:
                 self.progress.failure(f"{task.words}: {words}")
         return records
+
+    def _stop(self):
+        stop_recipes()
+        if self.client is not None:
+            # a cluster that is gone has ended its own
+            with suppress(Exception):
+                self.client.run(stop_recipes, on_error="ignore")
 
     def _tell(self, record):
         words = "; ".join([*record["problems"], *record["notes"]])

@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -28,6 +29,18 @@ _BLOCK = 2880
 _running = set()
 _lock = threading.Lock()
 _stopped = threading.Event()
+# Becomes the program that is named behind it, which then ends with the process that waits for it: a recipe in
+# a session of its own would outlive a worker that is killed. The first word tells whose child it is, lest
+# that one was gone before it could be asked.
+_BOUND = """
+import ctypes, os, signal, sys
+libc = ctypes.CDLL(None)
+if hasattr(libc, "prctl"):
+    libc.prctl(1, signal.SIGKILL)
+    if os.getppid() != int(sys.argv[1]):
+        sys.exit(1)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 @dataclass(frozen=True)
@@ -191,15 +204,19 @@ def _word(value):
 def _watch(words, folder, settings):
     """Run a process until it ends or its time is up; exit status, and whether it was stopped."""
     environment = os.environ | {"OMP_NUM_THREADS": str(settings.threads)}
+    bound = [sys.executable, "-I", "-S", "-c", _BOUND, str(os.getpid())]
     # in a session of its own, so that all of it can be ended
     with (folder / "output").open("wb") as output:
         process = subprocess.Popen(
-            words, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            [*bound, *words], cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             env=environment, start_new_session=True,
         )  # fmt: skip
     with _lock:
         _running.add(process)
     try:
+        # stopped while this one was being prepared
+        if stopping():
+            _end(process)
         limit = settings.recipe_bytes
         # a process that has ended meanwhile needs no limit
         if process.poll() is None:

@@ -1,16 +1,19 @@
 """What goes wrong in a reduction: a clear record each time, and the rest goes on."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
+import threading
 
 import pytest
+from batch import wait_until
 from click.testing import CliRunner
 from reduction.stand import alive, calibrations, ran, raw_frame, set_fault, stand_in, write_large
 
+from musedeep import connect
 from musedeep.cli.command import cli
 from musedeep.errors import InputError, UsageError, WorkError
 from musedeep.reduce import reduce_exposures
@@ -236,15 +239,20 @@ def test_what_does_not_fit_the_memory_is_not_begun(night):
     assert ran(night.bin) == ALL[4:]
 
 
-def test_an_interrupted_run_ends_its_recipes_and_can_go_on(night):
-    set_fault(night.bin, "scibasic_2", 'echo $$ > "$here/pid"; sleep 600 & wait')
-    words = [sys.executable, "-m", "musedeep", "reduce", str(night.folder / "raw"), "--quiet"]
+def begun(night, *options):
+    """The command, in a process of its own, whose second IFU takes ten minutes; it has begun."""
+    set_fault(night.bin, "scibasic_2", 'echo $$ > "$here/pid"; exec sleep 600')
+    words = [sys.executable, "-m", "musedeep", "reduce", str(night.folder / "raw"), "--quiet", *options]
     words += ["--calibrations", str(night.folder / "calib"), "--esorex", str(night.bin / "esorex")]
     words += ["-o", str(night.folder / "out")]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not (night.bin / "pid").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: (night.bin / "pid").exists() and (night.bin / "pid").read_text())
+    return process
+
+
+@pytest.mark.parametrize("options", [(), ("--cluster", "processes")], ids=["threads", "processes"])
+def test_an_interrupted_run_ends_its_recipes_and_can_go_on(night, options):
+    process = begun(night, *options)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130, told
@@ -255,7 +263,39 @@ def test_an_interrupted_run_ends_its_recipes_and_can_go_on(night):
     set_fault(night.bin, "scibasic_2", None)
     assert states(night()) == ["done", "done"]
     # what was done before the interruption is not done again
-    assert ran(night.bin) == ALL[1:]
+    again = ran(night.bin)
+    assert again == ALL[1:] or (options and again in (ALL, ALL[2:]))
+
+
+@pytest.mark.parametrize("options", [(), ("--cluster", "processes")], ids=["threads", "processes"])
+def test_a_run_that_is_killed_leaves_no_recipe_behind(night, options):
+    """Nobody can tell a recipe to end then: it ends with the process that waits for it."""
+    process = begun(night, *options)
+    process.kill()
+    process.communicate()
+    wait_until(lambda: not alive(int((night.bin / "pid").read_text())))
+    set_fault(night.bin, "scibasic_2", None)
+    assert states(night()) == ["done", "done"]
+
+
+def test_workers_that_stay_are_told_to_end_their_recipes(night):
+    """Those of a cluster that is handed in live on; they take up the next reduction."""
+    set_fault(night.bin, "scibasic_2", 'echo $$ > "$here/pid"; exec sleep 600')
+    with connect("processes", memory="1GB", workers=1) as client:
+        interrupt = threading.Thread(target=interrupt_when, args=[lambda: (night.bin / "pid").exists()])
+        interrupt.start()
+        with pytest.raises(KeyboardInterrupt):
+            night(client=client)
+        interrupt.join()
+        wait_until(lambda: not alive(int((night.bin / "pid").read_text())))
+        set_fault(night.bin, "scibasic_2", None)
+        assert states(night(client=client)) == ["done", "done"]
+        assert len(client.nthreads()) == 1
+
+
+def interrupt_when(condition):
+    wait_until(condition)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_what_cannot_be_begun_is_refused(night, tmp_path):
