@@ -3,7 +3,6 @@
 import base64
 import html
 import io
-from pathlib import Path
 
 import numpy as np
 
@@ -126,14 +125,15 @@ def stored_place(dataset):
 
     Returns
     -------
-    (Path, list of slice) or None
-        The store, and planes, rows and columns in it; None where there is none, or where planes or spaxels
-        were skipped.
+    (str, list of slice) or None
+        Path or address of the store, and planes, rows and columns in it; None where there is none, or where
+        planes or spaxels were skipped.
     """
     from musedeep.grid import VoxelGrid
+    from musedeep.objects import place_of
 
-    path = Path(dataset.attrs.get("folder", "")) / "cube.zarr"
-    if not dataset.attrs.get("block_shape") or not (path / "zarr.json").exists():
+    path = dataset.attrs.get("store")
+    if not path or not (place_of(path) / "zarr.json").exists():
         return None
     whole, part = VoxelGrid.from_dict(dataset.attrs["grid"]), dataset.muse.grid
     first = np.array([whole.wavelength_crpix, *whole.crpix[::-1]]) - [

@@ -422,9 +422,11 @@ def _check_least_memory(field, client):
 @contextmanager
 def _workers_of(field, client, progress):
     settings = field.settings.run
+    report = field.folder / "performance.html"
     if client is not None:
         check_workers(client, settings.memory_bytes)
-        yield client
+        with performance(client, report):
+            yield client
         return
     with connect(
         settings.cluster,
@@ -442,7 +444,7 @@ def _workers_of(field, client, progress):
         if settings.cluster in ("threads", "processes"):
             yield client
             return
-        with performance(client, field.folder / "performance.html"):
+        with performance(client, report):
             yield client
 
 

@@ -1,6 +1,10 @@
 """Stores on object storage, over HTTP against a server on this machine: the same bits, and no credentials."""
 
+import os
 import pickle
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -79,6 +83,16 @@ def test_analysts_open_it_by_its_address(field, four, four_maps):
     assert "folder" not in md.open_cube(field.cube_path).attrs
 
 
+def test_pictures_and_the_viewer_read_it_there(field, four_maps):
+    deep = md.open_cube(field.cube_path)
+    assert deep.muse._repr_html_().count("<img") == 2
+    viewer = md.view(deep.isel(y=slice(3, 9)))
+    np.testing.assert_array_equal(
+        np.frombuffer(viewer.plane("flux", 5), "<f4"), four_maps["flux"][5, 3:9].ravel()
+    )
+    viewer.close()
+
+
 def test_workers_on_other_machines_find_it(field, four_maps):
     with md.connect("processes", memory="1GB", workers=1) as client:
         CubeStore(field.cube_path).remove_block(((0, 16), (0, 1), (0, 1)))
@@ -104,6 +118,61 @@ def test_an_exposure_whose_upload_was_interrupted_does_not_count(field, four_map
     monkeypatch.undo()
     assert name in md.ingest_exposures(field)
     assert_same_bits(arrays_of(md.combine_exposures(field)), four_maps)
+
+
+# Loaded by the interpreter before the command: dies, as by `kill -9`, before the n-th request that writes.
+DEADLY = """
+import os, signal
+import musedeep.plan
+musedeep.plan.SMALLEST_BLOCK = musedeep.plan.LARGEST_BLOCK = (16, 32, 32)
+import obstore
+from zarr.storage import ObjectStore
+left = int(os.environ["DIE_AFTER"])
+
+def count():
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def deadly(function):
+    def call(*args, **kwargs):
+        count()
+        return function(*args, **kwargs)
+    return call
+
+obstore.put = deadly(obstore.put)
+ObjectStore.set = deadly(ObjectStore.set)
+"""
+
+
+def test_a_run_that_is_killed_again_and_again_goes_on(four, bucket, four_maps, tmp_path):
+    """In the upload of an exposure, between exposures, while a cube is made, in a block, between blocks."""
+    (tmp_path / "sitecustomize.py").write_text(DEADLY)
+    stores = {name: f"{bucket}/killed/{name}.zarr" for name in ("pixels", "cube")}
+    field = make_field(
+        files_of(four),
+        tmp_path / "field",
+        offsets=four.settings.combine.offsets,
+        pixel_store=stores["pixels"],
+        cube_store=stores["cube"],
+    )
+    seen = []
+    for die_after in (4, 15, 40, 30, 12, 25, 10**6):
+        run = subprocess.run(
+            [sys.executable, "-m", "musedeep", "run", str(field.folder), "--quiet"],
+            env=os.environ | {"PYTHONPATH": str(tmp_path), "DIE_AFTER": str(die_after)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert run.returncode == (0 if die_after == 10**6 else -signal.SIGKILL), run.stderr
+        stages = md.status(field)["stages"]
+        seen.append((stages["ingest"]["done"], stages["combine"]["done"]))
+    # nothing is lost on the way
+    assert seen == sorted(seen), seen
+    assert len({ingested for ingested, _ in seen}) >= 3 and len({blocks for _, blocks in seen}) >= 3, seen
+    assert_same_bits(stored_maps(field), four_maps)
 
 
 def test_a_damaged_block_is_found_and_computed_again(field, four_maps):

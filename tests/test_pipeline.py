@@ -120,6 +120,7 @@ def test_a_client_that_is_handed_in_is_used(field, expected):
         with pytest.raises(MemoryLimitError, match="has a limit of 1.30 GB, but memory = 2.00 GB"):
             md.run(field.changed(memory="2GB"), client=client, progress=False)
     assert_same_bits(cube_of(field), expected)
+    assert "_combine_one" in (field.folder / "performance.html").read_text()
 
 
 def test_what_cannot_fit_is_refused_before_anything_runs(field):

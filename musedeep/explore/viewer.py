@@ -46,11 +46,14 @@ def _without_dask(deep):
     """The same cube such that a plane is read without the whole blocks that hold it."""
     import xarray
 
+    from musedeep.objects import place_of
+    from musedeep.store.common import zarr_place
+
     stored = stored_place(deep)
     if stored is None:
         return deep
     path, places = stored
-    data = xarray.open_zarr(path, chunks=None, consolidated=False)
+    data = xarray.open_zarr(zarr_place(place_of(path)), chunks=None, consolidated=False)
     return data.isel(dict(zip(("wavelength", "y", "x"), places, strict=True)))
 
 

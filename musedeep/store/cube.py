@@ -258,7 +258,8 @@ def open_cube(path, folder=None):
     -------
     xarray.Dataset
         Lazy; dask chunks are the stored blocks. Dimensions (wavelength, y, x), with y and x counted from 0;
-        its geometry, images and spectra are under ``.muse``, see `musedeep.accessor.MuseAccessor`.
+        its geometry, images and spectra are under ``.muse``, see `musedeep.accessor.MuseAccessor`. The
+        attribute ``store`` tells where it lies.
     """
     import xarray
 
@@ -268,6 +269,8 @@ def open_cube(path, folder=None):
     chunks = dict(zip(("wavelength", "y", "x"), cube.block_shape, strict=True))
     data = xarray.open_zarr(zarr_place(cube.path), chunks=chunks, consolidated=False)
     data = data.assign_coords(y=np.arange(cube.shape[1]), x=np.arange(cube.shape[2]))
-    if folder is None and isinstance(cube.path, Path):
-        folder = cube.path.absolute().parent
+    place = cube.path.absolute() if isinstance(cube.path, Path) else cube.path
+    if folder is None and isinstance(place, Path):
+        folder = place.parent
+    data = data.assign_attrs(store=str(place))
     return data.assign_attrs(folder=str(Path(folder).absolute())) if folder is not None else data
