@@ -1,6 +1,7 @@
 """A batch system on this machine and runs on it, to be watched and disturbed; for tests and benchmarks."""
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import psutil
 
 from musedeep.pipeline import status
 
-__all__ = ["PRESET", "Run", "Slurm", "environment_of", "wait_until"]
+__all__ = ["PRESET", "Run", "Scheduler", "Slurm", "environment_of", "wait_until"]
 
 ROOT = Path(__file__).parents[1]
 
@@ -129,9 +130,55 @@ class Slurm:
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
 
-    def wait_for_end(self):
+    def wait_for_end(self, seconds=90):
         """Until no job is left."""
-        wait_until(lambda: not self.jobs("PD,R,CG"), 90)
+        wait_until(lambda: not self.jobs("PD,R,CG"), seconds)
+
+
+class Scheduler:
+    """A dask scheduler of its own with TLS, as `cluster/scheduler.yaml` says, with jobs of Slurm as its
+    workers.
+
+    Parameters
+    ----------
+    folder : Path
+        For certificate and preset.
+    environment : dict
+        Of the workers.
+    """
+
+    def __init__(self, folder, environment):
+        self._folder, self._environment = folder, environment
+        self._file = folder / "scheduler.json"
+        subprocess.run([ROOT / "cluster" / "certificates.sh", folder], check=True, capture_output=True)
+        self._tls = ["--tls-ca-file", folder / "cert.pem", "--tls-cert", folder / "cert.pem"]
+        self._tls = [str(word) for word in [*self._tls, "--tls-key", folder / "key.pem"]]
+        self.preset = folder / "scheduler.yaml"
+        self.preset.write_text(
+            f"kind: scheduler\nscheduler_file: {self._file}\n"
+            "tls_ca_file: cert.pem\ntls_cert: cert.pem\ntls_key: key.pem\n"
+        )
+        self._process = None
+
+    def start(self, jobs):
+        """Start it, and so many jobs that work for it."""
+        self._file.unlink(missing_ok=True)
+        words = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--protocol", "tls", *self._tls]
+        words += ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", self._file]
+        self._process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_until(lambda: self._file.exists() and self._file.stat().st_size)
+        words = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(self._file)]
+        words += [*self._tls, "--nthreads", "1", "--memory-limit", "1500MB", "--death-timeout", "20"]
+        words += ["--local-directory", str(self._folder / "scratch"), "--no-dashboard"]
+        for _ in range(jobs):
+            command = ["sbatch", "--mem=1600M", "--output=/dev/null", "--wrap", shlex.join(words)]
+            subprocess.run(command, env=self._environment, check=True, stdout=subprocess.DEVNULL)
+
+    def kill(self):
+        """End it as by kill -9; its workers are not told."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
 
 class Run:

@@ -431,6 +431,18 @@ def test_a_changed_offset_redoes_only_what_it_touches(row_of_fields, tmp_path, s
     assert_same_bits(stored_maps(field), maps_of(moved))
 
 
+def test_the_heaviest_blocks_begin_first(row_of_fields, tmp_path, small_blocks, monkeypatch):
+    """So that none of them is left alone at the end."""
+    whole, grid = row_of_fields
+    field = copy_of(whole, tmp_path, grid=save_grid(grid, tmp_path / "grid.fits"))
+    done = count_blocks(monkeypatch)
+    combine_to_store(field)
+    recipe = prepare(field)
+    exposures = [len(recipe.touching(bounds)) for bounds in done]
+    assert exposures == sorted(exposures, reverse=True) and exposures[0] > exposures[-1]
+    assert sorted(done) == plan.blocks_of(recipe.grid, (16, 16, 32))
+
+
 # --------------------------------------------------------------------------- which rows were rejected
 
 

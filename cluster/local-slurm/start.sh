@@ -49,7 +49,8 @@ SlurmctldHost=$HOST(127.0.0.1)
 SlurmUser=$USER_
 SlurmdUser=$USER_
 AuthType=auth/munge
-AuthInfo=socket=$DIR/run/munge.sock
+# cred_expire is also how long a job that is queued again has to wait.
+AuthInfo=socket=$DIR/run/munge.sock,cred_expire=20
 CredType=cred/munge
 SlurmctldPort=$PORT
 SlurmctldPidFile=$DIR/run/slurmctld.pid

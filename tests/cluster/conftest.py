@@ -4,7 +4,7 @@ import os
 import shutil
 
 import pytest
-from batch import PRESET, Run, Slurm, environment_of
+from batch import PRESET, Run, Scheduler, Slurm, environment_of
 from fields import files_of, make_field
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch")
@@ -47,3 +47,15 @@ def start_run(four, tmp_path):
         if run.going_on():
             run.process.kill()
             run.process.communicate()
+
+
+@pytest.fixture
+def scheduler(slurm, tmp_path):
+    """A dask scheduler of its own; its workers leave a line for each block in workers.blocks."""
+    folder = tmp_path / "scheduler"
+    folder.mkdir()
+    scheduler = Scheduler(folder, environment_of(tmp_path, tmp_path / "workers.blocks", 1.0))
+    yield scheduler
+    scheduler.kill()
+    for job in slurm.jobs("R,PD"):
+        slurm.cancel(job)

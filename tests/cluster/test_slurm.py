@@ -3,18 +3,23 @@
 Some moments and seeds; `benchmarks/cluster_faults.py` plays many more.
 """
 
+import os
 import random
 import re
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from batch import wait_until
-from fields import assert_same_bits, stored_maps
+from batch import PRESET, environment_of, wait_until
+from fields import assert_same_bits, files_of, make_field, stored_maps
 
 from musedeep.store import CubeStore, Ledger
 
 pytestmark = pytest.mark.cluster
 
+CLUSTER = Path(__file__).parents[2] / "cluster"
 JOBS = 3
 # Blocks that a worker has: one at work, and one that may be done and not yet recorded.
 IN_FLIGHT = 2
@@ -154,14 +159,83 @@ def test_two_fields_at_once(slurm, start_run, four_maps):
         assert_all_is_well(run, four_maps, 0)
 
 
-def test_without_a_controlling_job(slurm, four, start_run, tmp_path, four_maps):
-    """srun starts three tasks of one command: one leads, the others work."""
+def test_a_scheduler_that_dies_under_two_fields(slurm, scheduler, start_run, four_maps, tmp_path):
+    """Two runs share a scheduler of its own and its workers; it is killed, started again, and they go on."""
+
+    def start():
+        scheduler.start(JOBS)
+        return [start_run(name=name, preset=scheduler.preset) for name in ("one", "two")]
+
+    runs = start()
+    wait_until(lambda: all(len(records(run)) > 4 for run in runs), 120)
+    scheduler.kill()
+    for run in runs:
+        assert run.end(60) == 5, run.error
+        assert re.search("connection to the dask scheduler", run.error) and "Traceback" not in run.error
+    slurm.wait_for_end()
+    assert all(len(records(run)) >= 4 for run in runs)
+    runs = start()
+    for run in runs:
+        assert run.end() == 0, run.error
+        assert_same_bits(stored_maps(run.field), four_maps)
+    computed = (tmp_path / "workers.blocks").read_text().splitlines()
+    assert len(computed) - sum(len(records(run)) for run in runs) <= IN_FLIGHT * JOBS
+
+
+def test_more_jobs_are_asked_for_while_there_is_work(slurm, start_run, four_maps, tmp_path):
+    preset = tmp_path / "adaptive.yaml"
+    text = PRESET.format(jobs=1, walltime="00:20:00")
+    preset.write_text(text.replace("maximum_jobs: 1", "maximum_jobs: 3"))
+    run = start_run(preset=preset, block_seconds=3.0)
+    seen = []
+    wait_until(lambda: seen.append(len(slurm.jobs())) or seen[-1] == JOBS or not run.going_on(), 120)
+    assert seen[-1] == JOBS and 1 in seen
+    assert run.end() == 0, run.error
+    assert_all_is_well(run, four_maps, IN_FLIGHT * JOBS)
+
+
+def submit(script, words, environment, folder, *options):
+    """Hand a script of the package to Slurm as a user would; the number of the job."""
+    environment = environment | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"}
+    command = ["sbatch", "--parsable", *options, CLUSTER / script, *words]
+    found = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=True)
+    return int(found.stdout)
+
+
+def test_one_job_of_many_tasks(slurm, four, four_maps, tmp_path):
+    """Without a process that controls others: the first task leads, the others work."""
+    field = make_field(files_of(four), tmp_path / "field", offsets=four.settings.combine.offsets)
     preset = tmp_path / "tasks.yaml"
     preset.write_text("kind: tasks\nthreads: 1\nmemory: 1500MB\ninterface: lo\nlocal_directory: $TMPDIR\n")
-    run = start_run(preset=preset, launcher=["srun", "-n", "3", "--mem=1600M"])
-    assert run.end() == 0, run.error
-    assert_all_is_well(run, four_maps, 0)
-    assert not list(run.field.folder.glob(".cluster-*"))
+    environment = environment_of(tmp_path, tmp_path / "blocks", 0.2)
+    words = [field.folder, preset, "--memory", "1GB"]
+    submit("tasks.sbatch", words, environment, tmp_path, "--ntasks=3", "--mem-per-cpu=1600M")
+    slurm.wait_for_end()
+    (told,) = tmp_path.glob("musedeep-*.out")
+    assert_same_bits(stored_maps(field), four_maps)
+    assert (field.products_dir / "DATACUBE_DEEP.fits").exists(), told.read_text()
+    assert not list(field.folder.glob(".cluster-*"))
+
+
+@pytest.mark.slow
+def test_a_controlling_job_is_queued_again_until_all_is_done(slurm, four, four_maps, tmp_path):
+    """It is a job itself and submits the others; before its walltime Slurm tells it to end."""
+    field = make_field(files_of(four), tmp_path / "field", offsets=four.settings.combine.offsets)
+    preset = tmp_path / "slurm.yaml"
+    preset.write_text(PRESET.format(jobs=2, walltime="00:20:00"))
+    blocks = tmp_path / "blocks"
+    words = [field.folder, preset, "--memory", "1GB"]
+    job = submit("control.sbatch", words, environment_of(tmp_path, blocks, 1.0), tmp_path, "--mem=1600M")
+    wait_until(lambda: blocks.exists() and len(blocks.read_text().splitlines()) > 5, 120)
+    slurm.cancel(job, "--signal=TERM", "--batch")
+    wait_until(lambda: slurm.jobs("PD") == [job], 60)
+    (told,) = tmp_path.glob("musedeep-*.out")
+    assert "stopped; what is finished is kept" in told.read_text()
+    slurm.wait_for_end(240)
+    assert_same_bits(stored_maps(field), four_maps)
+    assert (field.products_dir / "DATACUBE_DEEP.fits").exists(), told.read_text()
+    computed = blocks.read_text().splitlines()
+    assert len(computed) - len(set(computed)) <= IN_FLIGHT * 2
 
 
 def test_a_preset_of_tasks_needs_a_launcher(start_run, tmp_path):
