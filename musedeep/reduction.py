@@ -21,7 +21,7 @@ class ReductionSettings:
     backend: str = _setting(
         "auto",
         Choice("auto", "esorex", "native"),
-        "what does the step of muse_scipost: ESO's recipe (esorex, auto) or musedeep itself (native)",
+        "what does muse_create_sky and muse_scipost: ESO's recipes (esorex, auto) or musedeep itself (native)",
     )
     case: str = _setting(
         "auto",

@@ -7,7 +7,7 @@ bits.
 import numpy as np
 from numba import njit
 
-__all__ = ["calibrate_rows", "project_rows", "subtract_continuum", "subtract_lines"]
+__all__ = ["air_index", "calibrate_rows", "project_rows", "subtract_continuum", "subtract_lines"]
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
@@ -20,6 +20,14 @@ def _hunt(nodes, value, j):
     while j > 0 and value < nodes[j]:
         j -= 1
     return j
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def air_index(wavelength, refraction):
+    """Index of the air, less 1, at a wavelength [Angstrom]; `refraction` as for `calibrate_rows`."""
+    square = 1.0 / (wavelength * 1e-4) ** 2
+    air = (64.328 + 29498.1 / (146.0 - square) + 255.4 / (41.0 - square)) * refraction[0]
+    return (air - (0.0624 - 0.000680 * square) * refraction[1]) * 1e-6
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -72,9 +80,7 @@ def calibrate_rows(
                 value = np.float32(np.float64(value) * factor)
                 # twice, as the recipe has it: each product is stored
                 spread = np.float32(np.float64(np.float32(np.float64(spread) * factor)) * factor)
-        square = 1.0 / (w * 1e-4) ** 2
-        air = (64.328 + 29498.1 / (146.0 - square) + 255.4 / (41.0 - square)) * refraction[0]
-        index = (air - (0.0624 - 0.000680 * square) * refraction[1]) * 1e-6
+        index = air_index(w, refraction)
         x[r] = np.float32(np.float64(x[r]) + refraction[3] * (refraction[2] - index))
         y[r] = np.float32(np.float64(y[r]) + refraction[4] * (refraction[2] - index))
         b = _hunt(extinction_nodes, w, b)

@@ -94,9 +94,9 @@ def sky_task(association, tables, work, settings):
     -------
     Task
     """
-    return _merging_task(
-        "create_sky", association, tables, work, settings, {}, {"SKY_LINES": 1, "SKY_CONTINUUM": 1}
-    )
+    parameters = {"backend": f"musedeep/{__version__}"} if settings.backend == "native" else {}
+    expected = {"SKY_LINES": 1, "SKY_CONTINUUM": 1}
+    return _merging_task("create_sky", association, tables, work, settings, parameters, expected)
 
 
 def science_task(association, tables, work, settings, sky=None):

@@ -262,12 +262,6 @@ class _Run:
                 f"no SKY frame of {frame.mode} of its OB or within {self.settings.sky_hours:g} h; give one, "
                 "or case = no-sky"
             )
-        if self.settings.backend == "native" and case != "crowded":
-            if case != "sky" or self.settings.with_sky == "model":
-                found.problems.append(
-                    "native has no skymethod = model yet, which this case needs; give backend = esorex, a "
-                    "SKY frame, or case = crowded"
-                )
         return found
 
     def _begin(self, association):

@@ -147,31 +147,55 @@ def _run_once(task):
 
 
 def _run_native(task):
-    """Do the step of muse_scipost with our own code; what came of it, in the terms of a recipe."""
-    from musedeep.reduce.native import reduce_tables
-
+    """Do a step with our own code; what came of it, in the terms of a recipe."""
     shutil.rmtree(task.folder, ignore_errors=True)
     task.folder.mkdir(parents=True)
-    given = {}
-    for path, tag, _ in task.frames:
-        given.setdefault(tag, []).append(path)
-    output, began, problems = task.folder / "PIXTABLE_REDUCED_0001.fits", time.monotonic(), []
+    began, outputs, problems, failure = time.monotonic(), [], [], ""
     try:
-        facts = reduce_tables(
-            given.pop("PIXTABLE_OBJECT"),
-            given,
-            output,
-            skymethod=task.parameters["skymethod"],
-            names={path: name for path, _, name in task.frames},
-        )
+        outputs, facts = _NATIVE[task.step](task, {path: name for path, _, name in task.frames})
+        failure = facts.get("sky_fit", "")
         words = ", ".join(f"{name} {value}" for name, value in facts.items())
     except (InputError, UsageError) as error:
         problems, words = [str(error)], f"[ ERROR ] {error}"
-    (task.folder / "recipe.log").write_text(f"{task.parameters['backend']}: {words}\n")
+    errors = [f"Sky line fit failed: {failure}"] if failure else []
+    lines = [f"{task.parameters['backend']}: {words}", *(f"[ ERROR ] {line}" for line in errors)]
+    (task.folder / "recipe.log").write_text("\n".join(lines) + "\n")
     return RecipeRun(
         "native", task.folder, 4 if problems else 0, time.monotonic() - began, timed_out=False,
-        products=[] if problems else [output], problems=problems,
+        products=outputs, problems=problems, errors=errors, sky_fit_failed=bool(failure),
     )  # fmt: skip
+
+
+def _native_create_sky(task, names):
+    from musedeep.reduce.native import create_sky
+
+    given = _by_tag(task)
+    facts = create_sky(given.pop("PIXTABLE_SKY"), given, task.folder, names=names)
+    return facts.pop("products"), facts
+
+
+def _native_scipost(task, names):
+    from musedeep.reduce.native import SkyChoice, reduce_tables
+
+    given, parameters = _by_tag(task), task.parameters
+    output = task.folder / "PIXTABLE_REDUCED_0001.fits"
+    fraction = parameters.get("skymodel_fraction")
+    facts = reduce_tables(
+        given.pop("PIXTABLE_OBJECT"), given, output, skymethod=parameters["skymethod"],
+        sky=SkyChoice(fraction) if fraction else None, names=names,
+    )  # fmt: skip
+    return [output, *facts.pop("products", [])], facts
+
+
+def _by_tag(task):
+    """Files of a task by their tags."""
+    given = {}
+    for path, tag, _ in task.frames:
+        given.setdefault(tag, []).append(path)
+    return given
+
+
+_NATIVE = {"create_sky": _native_create_sky, "scipost": _native_scipost}
 
 
 def link_name(frame, ifu=0):

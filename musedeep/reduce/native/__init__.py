@@ -1,5 +1,7 @@
-"""The steps of ESO's muse_scipost in our own code, row by row, in chunks of bounded size."""
+"""The steps of ESO's muse_create_sky and muse_scipost in our own code, in chunks of bounded size."""
 
+from musedeep.reduce.native.create_sky import create_sky
 from musedeep.reduce.native.scipost import reduce_tables
+from musedeep.reduce.native.skymodel import SkyChoice
 
-__all__ = ["reduce_tables"]
+__all__ = ["SkyChoice", "create_sky", "reduce_tables"]

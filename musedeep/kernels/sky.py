@@ -1,0 +1,236 @@
+"""Loops of the model of the sky: extents of rows, images of planes, the spectrum of the sky, its lines."""
+
+import numpy as np
+from numba import njit
+
+from .reduction import air_index
+
+__all__ = [
+    "block_extremes",
+    "collapse_planes",
+    "focal_extent",
+    "select_sky",
+    "sky_extent",
+    "spread_lines",
+    "sum_spectrum",
+]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def block_extremes(wavelength, block, lowest, highest):
+    """Smallest and largest wavelength of every block of rows.
+
+    Parameters
+    ----------
+    wavelength : (n,) float32
+    block : int
+        Rows of a block.
+    lowest, highest : (blocks,) float32, out
+    """
+    for b in range(lowest.size):
+        low = np.float32(np.inf)
+        high = np.float32(-np.inf)
+        for r in range(b * block, min((b + 1) * block, wavelength.size)):
+            low = min(low, wavelength[r])
+            high = max(high, wavelength[r])
+        lowest[b] = low
+        highest[b] = high
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def focal_extent(wavelength, x, y, dq, good_only, refraction, limits):
+    """Widen limits to hold all rows of the focal plane.
+
+    Parameters
+    ----------
+    wavelength, x, y : (n,) float32 [Angstrom, pixels]
+    dq : (n,) uint32
+    good_only : bool
+        Flagged rows do not count.
+    refraction : (5,) float64
+        As for `reduction.calibrate_rows`.
+    limits : (5, 2) float64, in and out
+        Smallest and largest x and y as measured, x and y after refraction, wavelength.
+    """
+    low, high = limits[:, 0].copy(), limits[:, 1].copy()
+    values = np.empty(5)
+    for r in range(x.size):
+        if good_only and dq[r] != 0:
+            continue
+        w = np.float64(wavelength[r])
+        moved = refraction[2] - air_index(w, refraction)
+        values[0] = x[r]
+        values[1] = y[r]
+        values[2] = np.float32(np.float64(x[r]) + refraction[3] * moved)
+        values[3] = np.float32(np.float64(y[r]) + refraction[4] * moved)
+        values[4] = w
+        for n in range(5):
+            low[n] = min(low[n], values[n])
+            high[n] = max(high[n], values[n])
+    limits[:, 0] = low
+    limits[:, 1] = high
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def sky_extent(x, y, dec, limits):
+    """Widen limits to hold all rows of the sky.
+
+    Parameters
+    ----------
+    x, y : (n,) float32 [rad]
+        In the tangent plane of the pointing, to the east and to the north.
+    dec : float [rad]
+        Declination of the pointing.
+    limits : (2, 2) float64, in and out
+        Smallest and largest tangent of the right ascension from the pointing, and sine of the declination.
+    """
+    sine, cosine = np.sin(dec), np.cos(dec)
+    low, high = limits[:, 0].copy(), limits[:, 1].copy()
+    for r in range(x.size):
+        xi, eta = np.float64(x[r]), np.float64(y[r])
+        across = xi / (cosine - eta * sine)
+        along = (sine + eta * cosine) / np.sqrt(1.0 + xi * xi + eta * eta)
+        low[0] = min(low[0], across)
+        high[0] = max(high[0], across)
+        low[1] = min(low[1], along)
+        high[1] = max(high[1], along)
+    limits[:, 0] = low
+    limits[:, 1] = high
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def collapse_planes(sums, throughput, image):
+    """Add the planes of a cube to an image.
+
+    Parameters
+    ----------
+    sums : (planes, rows, columns, 3) float64
+        Weight, and weight times value, of every voxel.
+    throughput : (planes,) float64
+        Weights of the planes.
+    image : (rows, columns, 2) float64, in and out
+        Sums of the planes' values and of their weights, where they have a value.
+    """
+    tiny = np.finfo(np.float64).tiny
+    for k in range(sums.shape[0]):
+        factor = throughput[k]
+        if factor == 0.0:
+            continue
+        for j in range(sums.shape[1]):
+            for i in range(sums.shape[2]):
+                weight = sums[k, j, i, 0]
+                if weight >= tiny:
+                    # a cube stores its voxels in single precision
+                    image[j, i, 0] += factor * np.float32(sums[k, j, i, 1] / weight)
+                    image[j, i, 1] += factor
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def select_sky(wavelength, x, y, dq, refraction, mask, place, chosen):
+    """Find the rows of the sky.
+
+    Parameters
+    ----------
+    wavelength, x, y : (n,) float32 [Angstrom, pixels before refraction]
+    dq : (n,) uint32
+        Flagged rows are left out.
+    refraction : (5,) float64
+    mask : (rows, columns) bool
+    place : (4,) float64
+        Pixel of the mask, counted from 0, of x = 0 and y = 0, and pixels for one unit of x and y.
+    chosen : (n,) int64, out
+        Numbers of the rows.
+
+    Returns
+    -------
+    int
+        How many there are.
+    """
+    count = 0
+    for r in range(x.size):
+        if dq[r] != 0:
+            continue
+        moved = refraction[2] - air_index(np.float64(wavelength[r]), refraction)
+        new_x = np.float64(np.float32(np.float64(x[r]) + refraction[3] * moved))
+        new_y = np.float64(np.float32(np.float64(y[r]) + refraction[4] * moved))
+        i = np.int64(np.floor(place[0] + place[2] * new_x + 0.5))
+        j = np.int64(np.floor(place[1] + place[3] * new_y + 0.5))
+        if 0 <= i < mask.shape[1] and 0 <= j < mask.shape[0] and mask[j, i]:
+            chosen[count] = r
+            count += 1
+    return count
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def sum_spectrum(wavelength, data, variance, first, step, highest, sums):
+    """Share rows between the two bins of a spectrum that they lie between.
+
+    Parameters
+    ----------
+    wavelength, data, variance : (n,) float32
+        Rows that are not finite are left out.
+    first, step : float
+        Wavelength of the first bin, and from bin to bin.
+    highest : (bins,) float64
+        A row above the one of its nearest bin is left out.
+    sums : (bins, 4) float64, in and out
+        Sums of weight, and of weight times value, variance and squared value.
+
+    Returns
+    -------
+    int
+        Rows that were left out.
+    """
+    left_out = 0
+    last = sums.shape[0] - 1
+    for r in range(wavelength.size):
+        value, spread = np.float64(data[r]), np.float64(variance[r])
+        at = (np.float64(wavelength[r]) - first) / step
+        j = np.int64(np.floor(at))
+        if j < 0 or j > last or not np.isfinite(value + spread):
+            left_out += 1
+            continue
+        if value > highest[min(np.int64(np.floor(at + 0.5)), last)]:
+            left_out += 1
+            continue
+        upper = at - j
+        lower = 1.0 - upper
+        sums[j, 0] += lower
+        sums[j, 1] += lower * value
+        sums[j, 2] += lower * spread
+        sums[j, 3] += lower * value * value
+        if j < last:
+            sums[j + 1, 0] += upper
+            sums[j + 1, 1] += upper * value
+            sums[j + 1, 2] += upper * spread
+            sums[j + 1, 3] += upper * value * value
+    return left_out
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def spread_lines(first, step, lines, flux, group, profiles, offset, offset_step, spectra):
+    """Add lines to the spectra of their groups.
+
+    Parameters
+    ----------
+    first, step : float [Angstrom]
+        Wavelength of the first bin of the spectra, and from bin to bin.
+    lines, flux : (m,) float64
+    group : (m,) int64
+        Which of the spectra.
+    profiles : (m, k) float64
+        Profile of each line, linear between its values.
+    offset, offset_step : float [Angstrom]
+        Of the first value of a profile, and from value to value.
+    spectra : (groups, bins) float64, in and out
+    """
+    count = profiles.shape[1]
+    for m in range(lines.size):
+        start = np.int64(np.ceil((lines[m] + offset - first) / step))
+        for b in range(max(start, 0), spectra.shape[1]):
+            at = (first + b * step - lines[m] - offset) / offset_step
+            if at > count - 1:
+                break
+            k = min(np.int64(at), count - 2)
+            part = at - k
+            spectra[group[m], b] += flux[m] * (profiles[m, k] * (1.0 - part) + profiles[m, k + 1] * part)

@@ -1,0 +1,180 @@
+"""An image from rows that stay on disk: some planes of a cube at a time, judged, drizzled and collapsed."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from musedeep.images import Filter
+from musedeep.kernels.reject_eso import judge_eso
+from musedeep.kernels.resample import spread_drizzle
+from musedeep.kernels.sample import Window
+from musedeep.kernels.sky import collapse_planes
+from musedeep.kernels.window import REJECTED, locate_rows, sort_planes
+
+__all__ = ["PlaneGrid", "Planes"]
+
+# A drop reaches into the plane beside its own, and a row is judged by those of the planes beside its own.
+_HALO = 2
+_JUDGED_AT_ONCE = 8
+_ROWS_AT_ONCE = 1 << 18
+_ROWS_OF_A_SLAB = 6 << 20
+_CELLS_OF_A_SLAB = 10 << 20
+
+
+@dataclass(frozen=True)
+class PlaneGrid:
+    """Where the voxels of a cube lie.
+
+    Attributes
+    ----------
+    shape : (planes, rows, columns)
+    matrix : float64 array (3, 3)
+        Homography from the x and y of rows to columns and rows, counted from 0.
+    first, step : float, Angstrom
+        Wavelength of the first plane, and from plane to plane.
+    """
+
+    shape: tuple
+    matrix: np.ndarray
+    first: float
+    step: float
+
+    def wavelength(self, plane):
+        """Wavelength (Angstrom) of planes, counted from 0."""
+        return self.first + self.step * np.asarray(plane, np.float64)
+
+
+class Planes:
+    """The planes of a cube, a slab of them after the other.
+
+    Parameters
+    ----------
+    source : object
+        With ``row_counts``, ``runs(n, low, high)`` (see `Survey.runs`) and ``place(n, start, stop)``, which
+        gives rows of table n as a float32 array (5, rows) of x, y, wavelength, value and variance, and their
+        states (uint8; 0 usable, 1 for statistics only, 3 neither).
+    grid : PlaneGrid
+    curve : Filter
+        Weights of the planes in the image.
+    drop : (float, float, float)
+        Size of a drop along x, y (pixels) and wavelength (Angstrom).
+    crsigma : float
+        Rows above the median of those around by so many median absolute deviations are struck; see
+        `musedeep.kernels.reject_eso.judge_eso`.
+    direction : int
+        Along which axis of the grid slices run: 1 for columns, 2 for rows, 0 for neither.
+    rows_of_a_slab : int, optional
+        About so many rows are in memory at a time.
+    """
+
+    def __init__(self, source, grid, curve: Filter, *, drop, crsigma, direction, rows_of_a_slab=None):
+        self.source, self.grid, self.drop = source, grid, np.array(drop, np.float64)
+        self.crsigma, self.direction = float(crsigma), direction
+        nz, ny, nx = grid.shape
+        self.bits = max(1, math.ceil(math.log2(nx)))
+        self.cells = ny << self.bits
+        self.throughput = curve.throughput_at(grid.wavelength(np.arange(nz)))
+        slabs = sum(source.row_counts) / (rows_of_a_slab or _ROWS_OF_A_SLAB)
+        self.thickness = max(1, min(math.ceil(nz / max(slabs, 1)), _CELLS_OF_A_SLAB // self.cells))
+        self._image = np.zeros((ny, nx, 2))
+
+    def image(self, *, struck=False):
+        """Pass through the planes of the image; or through all, to learn of all rows that are struck.
+
+        Parameters
+        ----------
+        struck : bool, optional
+
+        Returns
+        -------
+        image : float32 array (rows, columns)
+            NaN without data.
+        struck : list of int64 arrays
+            Of each table the numbers of its rows that were struck, in ascending order.
+        """
+        used = np.arange(self.grid.shape[0]) if struck else np.flatnonzero(self.throughput)
+        found = [[np.empty(0, np.int64)] for _ in self.source.row_counts]
+        if len(used):
+            for first in range(used[0], used[-1] + 1, self.thickness):
+                self._slab(first, min(first + self.thickness, used[-1] + 1), found)
+        weight = np.where(self._image[..., 1] >= np.finfo(np.float64).tiny, self._image[..., 1], np.nan)
+        image = (self._image[..., 0] / weight).astype(np.float32)
+        return image, [np.sort(np.concatenate(numbers)) for numbers in found]
+
+    def _slab(self, first, last, struck):
+        rows = self._locate(first - _HALO, last + _HALO)
+        count = len(rows["cell"])
+        if count == 0:
+            return
+        if self.crsigma > 0:
+            self._judge(rows, last - first + 2 * _HALO)
+            own = rows["state"] == REJECTED
+            own &= (rows["plane"] >= _HALO) & (rows["plane"] < last - first + _HALO)
+            for n, numbers in enumerate(struck):
+                numbers.append(rows["identity"][own & (rows["owner"] == n)])
+        shape = last - first, *self.grid.shape[1:]
+        sums = np.zeros((*shape, 3))
+        seen = np.zeros((-(-len(self.source.row_counts) // 64), *shape), np.uint64)
+        spread_drizzle(
+            rows["cell"], rows["plane"], rows["payload"], rows["owner"], rows["state"],
+            np.array([[0, count]]), self.bits, np.array([_HALO, 0]), self.drop, rows["centres"],
+            np.full(len(rows["centres"]), self.grid.step), np.ones(len(self.source.row_counts)), sums, seen,
+        )  # fmt: skip
+        collapse_planes(sums, self.throughput[first:last], self._image)
+
+    def _locate(self, first, last):
+        """Rows of the planes first <= k < last of the grid, in the arrays that kernels want."""
+        low, high = self.grid.wavelength([first - 0.6, last - 0.4])
+        runs = [
+            (n, int(a), min(int(b), count))
+            for n, count in enumerate(self.source.row_counts)
+            for a, b in self.source.runs(n, low, high)
+        ]
+        size = sum(b - a for _, a, b in runs)
+        rows = {
+            "cell": np.empty(size, np.int32), "plane": np.empty(size, np.int16),
+            "payload": np.empty((5, size), np.float32), "owner": np.empty(size, np.uint16),
+            "state": np.empty(size, np.uint8), "identity": np.empty(size, np.int64),
+        }  # fmt: skip
+        centres = self.grid.wavelength(np.arange(first, last))
+        spectral = np.array([self.grid.first, self.grid.step, 0.0, 0.0, 0.0, -np.inf, np.inf])
+        box = np.array([first, 0, 0, last - first, *self.grid.shape[1:], self.bits], np.int64)
+        at, ends = 0, np.empty(1, np.int64)
+        for n, a, b in runs:
+            for start in range(a, b, _ROWS_AT_ONCE):
+                stop = min(start + _ROWS_AT_ONCE, b)
+                values, states = self.source.place(n, start, stop)
+                edges = np.array([0, stop - start])
+                at = locate_rows(
+                    values, edges, self.grid.matrix, np.zeros(2), spectral, centres, box,
+                    1.0, n, states, start, rows["cell"], rows["plane"], rows["payload"], rows["owner"],
+                    rows["state"], rows["identity"], at, ends,
+                )  # fmt: skip
+        rows = {name: values[..., :at] for name, values in rows.items()}
+        rows["payload"] = np.ascontiguousarray(rows["payload"])
+        return rows | {"centres": centres}
+
+    def _judge(self, rows, planes):
+        count = len(rows["cell"])
+        start = np.empty(planes * self.cells + 1, np.int32)
+        value, variance = np.empty(count, np.float32), np.empty(count, np.float32)
+        owner, index = np.empty(count, np.uint16), np.empty(count, np.int32)
+        sort_planes(
+            rows["cell"], rows["plane"], rows["payload"], rows["owner"], np.array([[0, count]]), 0, planes,
+            self.cells, start, 0, value, variance, owner, index,
+        )  # fmt: skip
+        deepest = int(np.diff(start).max())
+        buffers = np.empty((5, 27 * deepest + 16), np.float32)
+        ny, nx = self.grid.shape[1:]
+        numbers = np.empty((planes, ny, nx), np.int32)
+        for k in range(0, planes, _JUDGED_AT_ONCE):
+            low, high = max(k - 1, 0), min(k + _JUDGED_AT_ONCE + 1, planes)
+            window = Window(
+                start[low * self.cells : high * self.cells + 1], low, high, self.bits, ny, nx, value,
+                variance, owner, index,
+            )  # fmt: skip
+            judge_eso(
+                window, k, min(k + _JUDGED_AT_ONCE, planes), 0, self.direction, 0, self.crsigma,
+                rows["state"], numbers, buffers,
+            )  # fmt: skip
