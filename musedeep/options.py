@@ -35,5 +35,9 @@ RAW_SIMULATION = {
     "slice_columns": (Number(low=4, high=76), "detector columns of a slice  [12]"),
     "blue": (Number(above=0), "wavelength of the first line, Angstrom  [5200]"),
     "wavelength_error": (Number(), "Angstrom by which wavelengths are off"),
+    "all_calibrations": (
+        Switch(),
+        "uneven light, dark current and bad pixels, with the calibrations that tell of them",
+    ),
 }
 """Those that only raw frames have."""

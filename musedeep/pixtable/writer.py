@@ -1,6 +1,7 @@
 """Write a pixel table, row by row, in both layouts."""
 
 import os
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +28,18 @@ class PixelTableWriter:
     row_count : int
         Rows that will be written.
     kinds : dict of column name to native dtype name
+    units : dict of column name to str, optional
+        Those of a reduced table by default.
     """
 
-    def __init__(self, path, layout, header, row_count, kinds):
+    def __init__(self, path, layout, header, row_count, kinds, units=UNITS):
         self.path, self.layout, self.row_count, self._kinds = Path(path), layout, row_count, kinds
         self._record = np.dtype([(name, _DISK_TYPES[kind]) for name, kind in kinds.items()])
         self.ranges = {name: (np.inf, -np.inf) for name in ("xpos", "ypos", "lambda")}
         self._partial = self.path.with_name(f".{self.path.name}.partial")
         self._header_bytes = len(_encoded(header))
         self._written = 0
-        parts = _image_headers(row_count, kinds) if layout == "image" else _table_header(row_count, kinds)
+        parts = (_image_headers if layout == "image" else _table_header)(row_count, kinds, units)
         self._offsets, self._headers, position = {}, [], self._header_bytes
         for name, text, data_bytes in parts:
             self._headers.append((position, text))
@@ -83,13 +86,25 @@ class PixelTableWriter:
         place[order] = np.arange(self.row_count)
         return place
 
-    def finish(self, header):
-        """Write the headers, the primary one as it is now, and give the file its name."""
+    def finish(self, header, tables=()):
+        """Write the headers, the primary one as it is now, and give the file its name.
+
+        Parameters
+        ----------
+        header : fits.Header
+        tables : iterable of fits.BinTableHDU
+            Extensions that follow the rows.
+        """
         text = _encoded(header)
         if self._written != self.row_count or len(text) != self._header_bytes:
             raise RuntimeError(f"{self.path}: {self._written} of {self.row_count} rows were written")
         for position, header_text in [(0, text), *self._headers]:
             os.pwrite(self._descriptor, header_text, position)
+        for table in tables:
+            stream = BytesIO()
+            fits.HDUList([fits.PrimaryHDU(), table]).writeto(stream)
+            self._write(stream.getbuffer()[_BLOCK:], self._size)
+            self._size += stream.getbuffer().nbytes - _BLOCK
         self._partial.replace(self.path)
 
     def _put(self, columns, row):
@@ -120,7 +135,7 @@ def _encoded(header):
     return header.tostring(sep="", endcard=True, padding=True).encode("ascii")
 
 
-def _image_headers(row_count, kinds):
+def _image_headers(row_count, kinds, units):
     for name, kind in kinds.items():
         header = fits.Header(
             [
@@ -134,12 +149,12 @@ def _image_headers(row_count, kinds):
                 ("EXTNAME", name, "Name of the column"),
             ]
         )
-        if UNITS.get(name):
-            header["BUNIT"] = (UNITS[name], "Unit of the column")
+        if units.get(name):
+            header["BUNIT"] = (units[name], "Unit of the column")
         yield name, _encoded(header), 4 * row_count
 
 
-def _table_header(row_count, kinds):
+def _table_header(row_count, kinds, units):
     row_bytes = 4 * len(kinds)
     header = fits.Header(
         [
@@ -156,6 +171,6 @@ def _table_header(row_count, kinds):
     for number, (name, kind) in enumerate(kinds.items(), start=1):
         header[f"TTYPE{number}"] = name
         header[f"TFORM{number}"] = "1E" if kind == "float32" else "1J"
-        if UNITS.get(name):
-            header[f"TUNIT{number}"] = UNITS[name]
+        if units.get(name):
+            header[f"TUNIT{number}"] = units[name]
     yield "table", _encoded(header), row_bytes * row_count

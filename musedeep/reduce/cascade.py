@@ -64,6 +64,8 @@ def basic_tasks(association, work, settings):
         calibrations = association.calibrations(tags, ifu)
         frames = ((frame.path, frame.tag, frame.path.name), *_linked(calibrations, ifu))
         parameters = {"nifu": ifu, "saveimage": False, "merge": False}
+        if settings.backend == "native":
+            parameters = {"backend": f"musedeep/{__version__}", "nifu": ifu}
         tasks[ifu] = Task(
             step="scibasic",
             exposure=frame.date_obs,
@@ -179,7 +181,9 @@ def _linked(calibrations, ifu=0):
 
 
 def _key(settings, parameters, *inputs):
-    engine = {name: value for name, value in find_engine(settings.esorex).items() if name != "command"}
+    # what does without the recipes does not depend on them
+    engine = {} if "backend" in parameters else find_engine(settings.esorex)
+    engine = {name: value for name, value in engine.items() if name != "command"}
     return fingerprint(
         sorted(engine.items()),
         sorted(parameters.items()),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from astropy.table import Table
 
+from musedeep import __version__
 from musedeep.clusters import connect
 from musedeep.errors import InputError
 from musedeep.execute import run_tasks
@@ -47,7 +48,7 @@ class Reduction:
     problems : list of (Path, str)
         Files that could not be used.
     versions : dict
-        Of esorex, CPL and the pipeline.
+        Of musedeep, and of esorex, CPL and the pipeline where they are used.
     seconds : float
     """
 
@@ -158,12 +159,16 @@ def reduce_exposures(
     InputError
         A path does not exist, there is no OBJECT frame, or two have the same DATE-OBS.
     UsageError
-        A setting is not allowed, the recipes are not installed, or another run works on the folder.
+        A setting is not allowed, the recipes are needed and not installed, or another run works on the
+        folder.
     WorkError
         The disk is full, or tasks were lost again and again; what was finished is kept.
     """
     settings, output, began = ReductionSettings.of(changes), Path(output).absolute(), time.monotonic()
-    versions = find_engine(settings.esorex)
+    # our own code needs no recipes; a step that does asks for them when it comes
+    versions = {"musedeep": __version__}
+    if settings.backend != "native":
+        versions |= find_engine(settings.esorex)
     frames, problems = find_frames([*_listed(paths), *_listed(calibrations)])
     objects, skies = _frames_of(frames, "OBJECT"), _frames_of(frames, "SKY")
     if not objects:

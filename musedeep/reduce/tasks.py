@@ -123,7 +123,7 @@ def run_task(task):
         "sky_fit_failed": run.sky_fit_failed,
         "parameters": task.parameters,
         "inputs": {name: tag for _, tag, name in task.frames},
-        "versions": find_engine(task.settings.esorex),
+        "versions": {} if "backend" in task.parameters else find_engine(task.settings.esorex),
         "qc": {},
         "products": {},
         "key": task.key,
@@ -166,6 +166,15 @@ def _run_native(task):
     )  # fmt: skip
 
 
+def _native_scibasic(task, names):
+    from musedeep.reduce.native import reduce_frame
+
+    (raw, tag, _), *others = task.frames
+    output = task.folder / f"PIXTABLE_{tag}_0001-{task.ifu:02d}.fits"
+    facts = reduce_frame(raw, tag, task.ifu, {kind: path for path, kind, _ in others}, output, names=names)
+    return [output], facts
+
+
 def _native_create_sky(task, names):
     from musedeep.reduce.native import create_sky
 
@@ -195,7 +204,7 @@ def _by_tag(task):
     return given
 
 
-_NATIVE = {"create_sky": _native_create_sky, "scipost": _native_scipost}
+_NATIVE = {"scibasic": _native_scibasic, "create_sky": _native_create_sky, "scipost": _native_scipost}
 
 
 def link_name(frame, ifu=0):

@@ -1,7 +1,8 @@
-"""The steps of ESO's muse_create_sky and muse_scipost in our own code, in chunks of bounded size."""
+"""The steps of ESO's muse_scibasic, muse_create_sky and muse_scipost in our own code, in bounded memory."""
 
 from musedeep.reduce.native.create_sky import create_sky
+from musedeep.reduce.native.scibasic import reduce_frame
 from musedeep.reduce.native.scipost import reduce_tables
 from musedeep.reduce.native.skymodel import SkyChoice
 
-__all__ = ["SkyChoice", "create_sky", "reduce_tables"]
+__all__ = ["SkyChoice", "create_sky", "reduce_frame", "reduce_tables"]

@@ -6,6 +6,7 @@ from astropy.table import Table
 from astropy.time import Time
 
 from musedeep.muse import SLICE_COUNT, mode_facts
+from musedeep.simulate.raw.illumination import DARK_RATE, bad_pixels, twilight
 from musedeep.simulate.raw.light import (
     RESPONSE_RANGE,
     continuum,
@@ -17,11 +18,13 @@ from musedeep.simulate.raw.light import (
 )
 from musedeep.simulate.spectrograph import calibration_cd
 
-__all__ = ["flat_field", "write_calibrations"]
+__all__ = ["dark_current", "flat_field", "write_calibrations"]
 
 _SKY_UNIT = "10**(-20)*erg/(s cm^2 arcsec^2)"
 _LSF_STEP, _LSF_HALF = 0.1, 75
 _PIXEL_SCATTER = 0.01
+_DARK_SECONDS = 1800.0
+_TWILIGHT_STEP = 250.0
 
 
 def flat_field(spectrograph, ifu):
@@ -44,8 +47,15 @@ def flat_field(spectrograph, ifu):
     return pixel, flat
 
 
-def write_calibrations(folder, spectrograph, detector, mode, mjd, lsf_fwhm):
-    """Write a minimal consistent set of master calibrations.
+def dark_current(spectrograph, seconds):
+    """Electrons (float64, lines and columns of the detector) that gather in the dark."""
+    place = np.linspace(-1, 1, spectrograph.columns)
+    rate = DARK_RATE * (1 + place**2) / 2
+    return np.broadcast_to(rate * seconds, (spectrograph.lines, spectrograph.columns))
+
+
+def write_calibrations(folder, spectrograph, detector, mode, mjd, lsf_fwhm, *, everything=False):
+    """Write a consistent set of master calibrations.
 
     Parameters
     ----------
@@ -57,6 +67,8 @@ def write_calibrations(folder, spectrograph, detector, mode, mjd, lsf_fwhm):
         When they were taken; the arc half an hour after that.
     lsf_fwhm : float
         Angstrom.
+    everything : bool
+        Not only what is needed, but also a dark, a cube of the twilight and a table of bad pixels.
 
     Returns
     -------
@@ -74,6 +86,14 @@ def write_calibrations(folder, spectrograph, detector, mode, mjd, lsf_fwhm):
             _write_table(folder, "WAVECAL_TABLE", facts, _dispersions(spectrograph, ifu), ifu, 0.02),
             _write_lsf(folder, facts, ifu, lsf_fwhm),
         ]
+        if everything:
+            bad = _bad_pixel_columns(detector, spectrograph, ifu)
+            paths += [
+                _write_images(folder, "MASTER_DARK", ifu, facts, *_dark(spectrograph, cards)),
+                _write_table(folder, "BADPIX_TABLE", facts, bad, ifu),
+            ]
+    if everything:
+        paths.append(_write_twilight(folder, facts, spectrograph))
     low, high = RESPONSE_RANGE
     coarse, fine = np.arange(low, high + 1, 5.0), np.arange(low, high + 1, 0.5)
     curves = {
@@ -117,6 +137,47 @@ def _flat(spectrograph, ifu, flat, cards):
     levels = {"ESO QC FLAT MASTER INTFLUX": 1e6 * spectrograph.throughput(ifu)}
     levels |= _recipe("muse_flat", {})
     return flat, np.full(flat.shape, 1e-6), "count", cards, levels
+
+
+def _dark(spectrograph, cards):
+    dark = dark_current(spectrograph, _DARK_SECONDS)
+    levels = {"EXPTIME": _DARK_SECONDS} | _recipe("muse_dark", {})
+    return dark, dark / 5, "count", cards, levels
+
+
+def _bad_pixel_columns(detector, spectrograph, ifu):
+    """Bad pixels in the frame with its scans, counted from 1."""
+    y, x, status, _ = bad_pixels(spectrograph, ifu)
+    frame_y, frame_x = np.empty_like(y), np.empty_like(x)
+    for _, _, _, _, bright, trimmed in detector.quadrants():
+        inside = (y >= trimmed[0].start) & (y < trimmed[0].stop)
+        inside &= (x >= trimmed[1].start) & (x < trimmed[1].stop)
+        frame_y[inside] = y[inside] - trimmed[0].start + bright[0].start + 1
+        frame_x[inside] = x[inside] - trimmed[1].start + bright[1].start + 1
+    columns = {"xpos": frame_x, "ypos": frame_y, "status": status}
+    columns = {name: (values.astype(np.int32), "") for name, values in columns.items()}
+    return columns | {"value": (np.zeros(len(x), np.float32), "")}
+
+
+def _write_twilight(folder, facts, spectrograph):
+    (xlow, xhigh), (ylow, yhigh) = spectrograph.limits(*mode_facts(facts["mode"]).wavelength_range)
+    x, y = np.arange(np.floor(xlow) - 2, xhigh + 3), np.arange(np.floor(ylow) - 2, yhigh + 3)
+    wavelength = np.arange(4500.0, 9500.0 + _TWILIGHT_STEP, _TWILIGHT_STEP)
+    cube = twilight(x, y[:, None], wavelength[:, None, None]).astype(np.float32)
+    hdu = fits.ImageHDU(cube, name="DATA")
+    axes = {
+        "CTYPE1": "PIXEL", "CTYPE2": "PIXEL", "CTYPE3": "AWAV", "CUNIT1": "pixel", "CUNIT2": "pixel",
+        "CUNIT3": "Angstrom", "CRPIX1": 1.0, "CRPIX2": 1.0, "CRPIX3": 1.0, "CRVAL1": x[0], "CRVAL2": y[0],
+        "CRVAL3": wavelength[0], "CD1_1": 1.0, "CD1_2": 0.0, "CD1_3": 0.0, "CD2_1": 0.0, "CD2_2": 1.0,
+        "CD2_3": 0.0, "CD3_1": 0.0, "CD3_2": 0.0, "CD3_3": _TWILIGHT_STEP,
+    }  # fmt: skip
+    hdu.header.update(axes)
+    primary = _primary("TWILIGHT_CUBE", facts)
+    fluxes = {
+        f"ESO DRS MUSE FLAT FLUX SKY{ifu}": 1e6 * spectrograph.throughput(ifu) for ifu in spectrograph.ifus
+    }
+    _set(primary.header, fluxes)
+    return _write(folder / "TWILIGHT_CUBE.fits", [primary, hdu])
 
 
 def _recipe(name, parameters):
@@ -210,7 +271,8 @@ def _write_images(folder, category, ifu, facts, data, variance, unit, cards, lev
 
 
 def _write_table(folder, category, facts, columns, ifu=None, later_days=0.0):
-    primary = _primary(category, facts, ifu, later_days)
+    own_name = category == "BADPIX_TABLE"
+    primary = _primary(category, facts, None if own_name else ifu, later_days)
     if category in ("STD_RESPONSE", "STD_TELLURIC"):
         # they were made from pixel tables that had the spectrum of the lamp put back
         _set(primary.header, {"ESO DRS MUSE FLUX FFCORR": True})
@@ -220,8 +282,8 @@ def _write_table(folder, category, facts, columns, ifu=None, later_days=0.0):
         if unit:
             hdu.header[f"TUNIT{number}"] = unit
     name = {"SKY_LINES": "LINES", "SKY_CONTINUUM": "CONTINUUM"}.get(category)
-    if name:
-        hdu.header["EXTNAME"] = name
+    if name or own_name:
+        hdu.header["EXTNAME"] = name or f"CHAN{ifu:02d}"
     suffix = "" if ifu is None else f"-{ifu:02d}"
     return _write(folder / f"{category}{suffix}.fits", [primary, hdu])
 

@@ -15,8 +15,9 @@ from musedeep.errors import UsageError, WorkError
 from musedeep.muse import mode_facts
 from musedeep.simulate.headers import common_cards
 from musedeep.simulate.plan import SimulationSettings, default_sources, plan_exposures
-from musedeep.simulate.raw.calibrations import flat_field, write_calibrations
+from musedeep.simulate.raw.calibrations import dark_current, flat_field, write_calibrations
 from musedeep.simulate.raw.detector import Detector
+from musedeep.simulate.raw.illumination import bad_pixels, slice_factors, twilight
 from musedeep.simulate.raw.instrument import Spectrograph
 from musedeep.simulate.raw.light import continuum, electrons_per_unit, lines_spectrum
 from musedeep.simulate.scene import Scene, Source, exposure_view
@@ -31,6 +32,7 @@ _LATITUDE, _LONGITUDE, _ELEVATION = -24.627, -70.404, 2648.0
 _LIGHT_KM_S = 299792.458
 _LSF_FWHM = 2.6
 _SKY_EXPTIME = 120.0
+_LAMP_ELECTRONS, _LAMP_EXPTIME = 20000.0, 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,9 @@ class RawSettings:
         Angstrom by which the wavelengths of the frames lie above those of the calibration.
     dead_ifus : sequence of int
         IFUs whose extensions are missing in every OBJECT frame but the first.
+    all_calibrations : bool
+        The field and the slices are lit unevenly, there is a dark current, and some pixels are bad; a cube of
+        the twilight, an ILLUM frame, darks and tables of bad pixels tell of it.
     """
 
     exposures: int = 1
@@ -93,6 +98,7 @@ class RawSettings:
     noise: bool = True
     wavelength_error: float = 0.0
     dead_ifus: tuple[int, ...] = ()
+    all_calibrations: bool = False
 
     def __post_init__(self):
         if (
@@ -187,7 +193,10 @@ def _write_all(directory, settings, progress):
     truth = scene_truth(_scene_settings(settings), scene, [])
     (directory / "truth.json").write_text(json.dumps(truth, indent=1))
     night = math.floor(plans[0].mjd_obs - 0.5) + 0.5
-    write_calibrations(directory / "calib", spectrograph, detector, settings.mode, night + 0.02, _LSF_FWHM)
+    write_calibrations(
+        directory / "calib", spectrograph, detector, settings.mode, night + 0.02, _LSF_FWHM,
+        everything=settings.all_calibrations,
+    )  # fmt: skip
     frames = _frames(plans, settings)
     paths = []
     for number, (kind, plan) in enumerate(frames):
@@ -293,6 +302,10 @@ def _frames(plans, settings):
             dec_deg=plan.dec_deg + 2 / 60,
         )
         frames.append(("SKY", _observed(away)))
+    if settings.all_calibrations:
+        mjd = plans[0].mjd_obs - 120 / 86400
+        before = replace(plans[0], mjd_obs=mjd, date_obs=Time(mjd, format="mjd").isot, exptime=_LAMP_EXPTIME)
+        frames.append(("FLAT,LAMP,ILLUM", _observed(before)))
     return frames
 
 
@@ -303,7 +316,14 @@ def _write_frame(path, kind, plan, scene, spectrograph, detector, settings, dead
         if ifu in dead:
             continue
         rng = np.random.default_rng((settings.seed, 6, round(plan.mjd_obs * 86400), ifu))
-        electrons = _electrons(plan, ifu, scene, spectrograph, settings)
+        if kind in ("OBJECT", "SKY"):
+            electrons = _electrons(plan, ifu, scene, spectrograph, settings)
+        else:
+            electrons = _lamp_electrons(ifu, spectrograph)
+        if settings.all_calibrations:
+            electrons += dark_current(spectrograph, plan.exptime)
+            y, x, _, values = bad_pixels(spectrograph, ifu)
+            electrons[y, x] = values
         frame = detector.read_out(electrons, rng if settings.noise else None)
         hdu = fits.ImageHDU(frame, name=f"CHAN{ifu:02d}")
         cards = detector.cards(ifu) | {"EXPTIME": plan.exptime}
@@ -353,17 +373,32 @@ def _electrons(plan, ifu, scene, spectrograph, settings):
     airmass = _airmass(middle, plan.header_dec_deg)
     towards = math.radians(_parallactic(middle, plan.header_dec_deg) + plan.position_angle_deg)
     electrons = np.zeros((spectrograph.lines, spectrograph.columns))
+    factors = slice_factors(ifu) if settings.all_calibrations else None
     for piece in spectrograph.slices(ifu):
         x, y, inside = piece.pixels(spectrograph.lines)
         wavelength = piece.wavelengths(x, y) + settings.wavelength_error
         across, along = piece.focal_plane(x, y)
+        light = (
+            twilight(across, along, wavelength) * factors[piece.number - 1] if factors is not None else 1.0
+        )
         refraction = -atmospheric_shift(wavelength, airmass)
         across = across - centre[0] - math.sin(towards) * refraction / plan.sampling_arcsec[0]
         along = along - centre[1] + math.cos(towards) * refraction / plan.sampling_arcsec[1]
         (a, b), (c, d) = plan.cd * 3600
         flux = view.flux(a * across + b * along, c * across + d * along, wavelength * plan.stretch)
         flux = flux + continuum(wavelength) + lines_spectrum(wavelength, _LSF_FWHM, low, high)
-        counts = flux * electrons_per_unit(wavelength, plan.exptime, airmass)
+        counts = flux * electrons_per_unit(wavelength, plan.exptime, airmass) * light
         place = np.broadcast_to(y, x.shape)[inside] - 1, x[inside] - 1
         electrons[place] = np.maximum(counts[inside], 0) * pixel[place]
+    return electrons * spectrograph.throughput(ifu)
+
+
+def _lamp_electrons(ifu, spectrograph):
+    """Expected electrons of one IFU before the lamp of the flat field."""
+    _, flat = flat_field(spectrograph, ifu)
+    electrons, factors = np.zeros_like(flat), slice_factors(ifu)
+    for piece in spectrograph.slices(ifu):
+        x, y, inside = piece.pixels(spectrograph.lines)
+        place = np.broadcast_to(y, x.shape)[inside] - 1, x[inside] - 1
+        electrons[place] = flat[place] * _LAMP_ELECTRONS * factors[piece.number - 1]
     return electrons * spectrograph.throughput(ifu)

@@ -1,0 +1,292 @@
+"""One detector from its read-out to electrons: bias, dark, gain, variance, flat field, bad pixels."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from astropy.io import fits
+
+from musedeep.errors import InputError
+from musedeep.kernels.detector import calibrate_lines
+from musedeep.reduce.native.overscan import fit_overscan
+from musedeep.reduce.native.reading import reading
+
+__all__ = ["NO_IMAGE", "Calibrated", "Output", "Readout", "calibrate_detector", "open_readout", "read_flat"]
+
+_BAND_LINES = 256
+_OVERSCAN_SIGMA = 100.0
+_IGNORED_COLUMNS = 3
+_NO_DARK = np.empty((0, 0), np.float32)
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where an output of a detector lies.
+
+    Attributes
+    ----------
+    bright, strip : (slice, slice)
+        Its sensitive pixels, and the overscan beside them, in the frame.
+    trimmed : (slice, slice)
+        Its sensitive pixels when all scans are cut off.
+    gain : float
+        Electrons for one count.
+    """
+
+    bright: tuple
+    strip: tuple
+    trimmed: tuple
+    gain: float
+
+    @property
+    def side(self):
+        """0 in the left half, 1 in the right."""
+        return int(self.trimmed[1].start > 0)
+
+
+@dataclass(frozen=True)
+class Readout:
+    """A frame of one detector as it was read out.
+
+    Attributes
+    ----------
+    path : Path
+    ifu : int
+    primary, header : fits.Header
+        Of the frame, and of the extension of the detector.
+    frame : uint16 array
+        With its scans.
+    outputs : tuple of four Output
+    """
+
+    path: object
+    ifu: int
+    primary: object
+    header: object
+    frame: np.ndarray
+    outputs: tuple
+
+    @property
+    def shape(self):
+        """Lines and columns of the sensitive pixels."""
+        return tuple(max(output.trimmed[axis].stop for output in self.outputs) for axis in (0, 1))
+
+    def trim(self, image):
+        """An image (array) of the size of the frame without its scans."""
+        trimmed = np.empty(self.shape, image.dtype)
+        for output in self.outputs:
+            trimmed[output.trimmed] = image[output.bright]
+        return trimmed
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A detector in electrons; arrays (lines, columns).
+
+    Attributes
+    ----------
+    data, variance : float32 arrays
+        Electrons, divided by the flat field, and their variance.
+    dq : uint32 array
+    saturated : int
+        Saturated pixels.
+    overscan : list of (mean, deviation)
+        Of the four outputs, in counts.
+    """
+
+    data: np.ndarray
+    variance: np.ndarray
+    dq: np.ndarray
+    saturated: int
+    overscan: list
+
+
+NO_IMAGE = Calibrated(
+    np.empty((0, 0), np.float32), np.empty((0, 0), np.float32), np.empty((0, 0), np.uint32), 0, []
+)
+"""Where nothing but places and wavelengths is wanted."""
+
+
+def open_readout(path, ifu):
+    """Read the extension of an IFU out of a raw frame.
+
+    Parameters
+    ----------
+    path : Path
+    ifu : int
+
+    Returns
+    -------
+    Readout
+
+    Raises
+    ------
+    InputError
+        There is no such extension, or its keywords do not tell where its outputs lie.
+    """
+    name = f"CHAN{ifu:02d}"
+    with reading(path, f"the frame of {name}"), fits.open(path) as hdus:
+        primary, header = hdus[0].header.copy(), hdus[name].header.copy()
+        frame = np.asarray(hdus[name].data)
+    if frame.dtype != np.uint16:
+        raise InputError(f"{path}: {name} holds {frame.dtype}; a raw frame has unsigned 16-bit counts")
+    with reading(path, f"the header of {name}"):
+        outputs = tuple(_output(header, number) for number in range(1, 5))
+    return Readout(path, ifu, primary, header, frame, outputs)
+
+
+def _output(header, number):
+    binning = header.get("ESO DET BINY", 1), header.get("ESO DET BINX", 1)
+    facts = {
+        name: header[f"ESO DET OUT{number} {name}"]
+        for name in ("X", "Y", "NX", "NY", "PRSCX", "PRSCY", "OVSCX", "OVSCY", "GAIN")
+    }
+    bright, trimmed = [], []
+    for axis, n in zip("YX", binning, strict=True):
+        count, before, after = (facts[f"{name}{axis}"] // n for name in ("N", "PRSC", "OVSC"))
+        start, place = before, 0
+        if facts[axis] > 1:
+            # the scans of the output before it, and its own overscan, come first
+            start, place = before + count + 2 * after, count
+        bright.append(slice(start, start + count))
+        trimmed.append(slice(place, place + count))
+    height, width = (facts[f"OVSC{axis}"] // n for axis, n in zip("YX", binning, strict=True))
+    (low, high), (left, right) = ((part.start, part.stop) for part in bright)
+    # the lines of the overscan above or below belong to it
+    lines = slice(low - height, high) if facts["Y"] > 1 else slice(low, high + height)
+    columns = slice(right + _IGNORED_COLUMNS, right + width)
+    if facts["X"] > 1:
+        columns = slice(left - width, left - _IGNORED_COLUMNS)
+    return Output(tuple(bright), (lines, columns), tuple(trimmed), float(facts["GAIN"]))
+
+
+def calibrate_detector(readout, calibrations, lines=None):
+    """Turn a read-out into electrons.
+
+    Parameters
+    ----------
+    readout : Readout
+    calibrations : dict of str to Path
+        MASTER_BIAS and MASTER_FLAT; MASTER_DARK and BADPIX_TABLE where there are.
+    lines : bool array (lines,), optional
+        Which of them are wanted; others may be left undone. All by default.
+
+    Returns
+    -------
+    Calibrated
+
+    Raises
+    ------
+    InputError
+        A calibration is of another detector, read-out or size, or its overscan lies far from the frame's.
+    """
+    shape, counts = readout.shape, readout.trim(readout.frame)
+    levels, gains, statistics = _outputs(readout)
+    masters = [_Master(calibrations[tag], readout) for tag in ("MASTER_BIAS", "MASTER_FLAT")]
+    _check_overscan(masters[0], statistics, readout)
+    share = 0.0
+    if calibrations.get("MASTER_DARK"):
+        masters.append(_Master(calibrations["MASTER_DARK"], readout))
+        share = _seconds(readout.primary, readout.path) / _seconds(masters[-1].header, masters[-1].path)
+    data, variance = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    dq, saturated = _bad_pixels(calibrations.get("BADPIX_TABLE"), readout), 0
+    for start in range(0, shape[0], _BAND_LINES):
+        band = slice(start, min(start + _BAND_LINES, shape[0]))
+        if lines is not None and not lines[band].any():
+            continue
+        parts = [master.lines(band) for master in masters]
+        for _, _, flags in parts:
+            dq[band] |= flags
+        (bias, bias_variance, _), (flat, flat_variance, _) = parts[:2]
+        dark, dark_variance = parts[2][:2] if len(parts) > 2 else (_NO_DARK, _NO_DARK)
+        saturated += calibrate_lines(
+            counts[band], levels[:, band], gains[:, band], bias, bias_variance, dark, dark_variance,
+            share, flat, flat_variance, data[band], variance[band], dq[band],
+        )  # fmt: skip
+    return Calibrated(data, variance, dq, saturated, statistics)
+
+
+def read_flat(path, readout):
+    """Values (float32) and DQ (uint32) of the master flat of the detector of a read-out."""
+    data, _, dq = _Master(path, readout).lines(slice(None))
+    return data, dq
+
+
+def _outputs(readout):
+    """Overscan and gain (2, lines) of both halves, and mean and deviation of the four strips."""
+    levels, gains = np.empty((2, 2, readout.shape[0]))
+    statistics = []
+    for output in readout.outputs:
+        strip = readout.frame[output.strip]
+        first = output.bright[0].start - output.strip[0].start
+        height = output.bright[0].stop - output.bright[0].start
+        levels[output.side, output.trimmed[0]] = fit_overscan(strip)[first : first + height]
+        gains[output.side, output.trimmed[0]] = output.gain
+        statistics.append((float(strip.mean()), float(strip.std())))
+    return levels, gains, statistics
+
+
+class _Master:
+    """A master calibration of a detector, read some lines at a time."""
+
+    def __init__(self, path, readout):
+        self.path = path
+        with reading(path, "DATA, STAT and DQ of a master"), fits.open(path, memmap=True) as hdus:
+            self.header = hdus[0].header.copy()
+            names = [hdu.name for hdu in hdus]
+            own = f"CHAN{readout.ifu:02d}."
+            start = own if own + "DATA" in names else ""
+            self.images = [hdus[start + name].data for name in ("DATA", "STAT", "DQ")]
+            if start:
+                self.header.update(hdus[start + "DATA"].header)
+        found = str(self.header.get("EXTNAME", ""))
+        if not start and not found.startswith(f"CHAN{readout.ifu:02d}"):
+            raise InputError(f"{path}: is of {found or 'no IFU'}, not of CHAN{readout.ifu:02d}; give its own")
+        if self.images[0].shape != readout.shape:
+            raise InputError(
+                f"{path}: has {self.images[0].shape} lines and columns, {readout.path} "
+                f"{readout.shape}; give calibrations with the same binning"
+            )
+        name = "ESO DET READ CURNAME"
+        own, theirs = self.header.get(name), readout.primary.get(name, readout.header.get(name))
+        if own != theirs:
+            raise InputError(
+                f"{path}: read-out {own}, the frame {theirs}; give calibrations of that read-out"
+            )
+
+    def lines(self, band):
+        """Values, variance (float32) and DQ (uint32) of some lines."""
+        data, variance, dq = (image[band] for image in self.images)
+        return data.astype(np.float32), variance.astype(np.float32), dq.astype(np.int32).view(np.uint32)
+
+
+def _check_overscan(bias, statistics, readout):
+    for number, (mean, _) in enumerate(statistics, start=1):
+        level, spread = (bias.header.get(f"ESO DRS MUSE OVSC{number} {name}") for name in ("MEAN", "STDEV"))
+        if level is not None and abs(mean - level) > _OVERSCAN_SIGMA * spread:
+            raise InputError(
+                f"{readout.path}: CHAN{readout.ifu:02d}: overscan {number} lies at {mean:.1f}, that of "
+                f"{bias.path} at {level:.1f}; give a bias of that read-out"
+            )
+
+
+def _seconds(header, path):
+    value = header.get("EXPTIME", 0.0)
+    if not value > 0:
+        raise InputError(f"{path}: EXPTIME is {value!r}; a dark needs one above 0; correct the header")
+    return float(value)
+
+
+def _bad_pixels(path, readout):
+    """DQ (uint32) of a table of bad pixels, which counts pixels with their scans."""
+    name, flags = f"CHAN{readout.ifu:02d}", np.zeros(readout.frame.shape, np.uint32)
+    if path is None:
+        return readout.trim(flags)
+    with reading(path, "the table of bad pixels"), fits.open(path) as hdus:
+        number = next((n for n, hdu in enumerate(hdus) if n and name in (hdu.name, hdus[0].name)), None)
+        if number is None:
+            return readout.trim(flags)
+        table = hdus[number].data
+        x, y, status = (np.asarray(table[column], np.int64) for column in ("xpos", "ypos", "status"))
+    inside = (x >= 1) & (x <= flags.shape[1]) & (y >= 1) & (y <= flags.shape[0])
+    np.bitwise_or.at(flags, (y[inside] - 1, x[inside] - 1), status[inside].astype(np.uint32))
+    return readout.trim(flags)

@@ -1,0 +1,254 @@
+"""One IFU of a raw frame as rows: detector, slices, wavelengths, illumination, twilight."""
+
+import re
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+
+from musedeep.errors import InputError, UsageError
+from musedeep.muse import COLUMNS, DQ_BITS, MODES, PIXTABLE_PREFIX, UNITS, xoffset_keyword
+from musedeep.pixtable import PixelTableWriter
+from musedeep.reduce.native.detector import NO_IMAGE, calibrate_detector, open_readout, read_flat
+from musedeep.reduce.native.illumination import LAMP_ANGSTROM, illumination_factors, read_twilight
+from musedeep.reduce.native.provenance import quote_inputs
+from musedeep.reduce.native.skyshift import measure_shift
+from musedeep.reduce.native.slices import lamp_bins, read_slices, slice_rows, wavelength_limits
+
+__all__ = ["IfuRows", "reduce_frame"]
+
+_NEEDED = ("MASTER_BIAS", "MASTER_FLAT", "TRACE_TABLE", "WAVECAL_TABLE", "GEOMETRY_TABLE")
+_UNITS = UNITS | {"xpos": "pix", "ypos": "pix", "data": "count", "stat": "count**2"}
+_LIGHT = {"data", "stat", "dq"}
+_AXES = {"X": "xpos", "Y": "ypos", "LAMBDA": "lambda"}
+# cards of an extension that tell of its array only
+_OF_RAW = re.compile(r"CHECKSUM|DATASUM|DATAMD5|ARCFILE|ORIGFILE|ESO DPR |ESO DET OUT\d (PRSC|OVSC)")
+_OF_ARRAY = re.compile(r"XTENSION|BITPIX|NAXIS\d?|[PG]COUNT|BZERO|BSCALE|EXT\w+|INHERIT|CHECKSUM|DATASUM|")
+
+
+class IfuRows:
+    """The rows that the pixels of an IFU become; none of them is kept.
+
+    Parameters
+    ----------
+    path : Path
+        Raw frame.
+    tag : str
+        ``OBJECT`` or ``SKY``.
+    ifu : int
+    calibrations : dict of str to Path
+        MASTER_BIAS, MASTER_FLAT, TRACE_TABLE, WAVECAL_TABLE and GEOMETRY_TABLE; MASTER_DARK, BADPIX_TABLE,
+        ILLUM (a raw frame) and TWILIGHT_CUBE where there are.
+
+    Attributes
+    ----------
+    shift : float
+        Added to all wavelengths after lines of the sky, Angstrom.
+    errors : dict of float to float
+        Errors of the places of these lines.
+    slices : list of Slice
+
+    Raises
+    ------
+    InputError
+        A file is broken, of another mode or read-out, or lacks the IFU.
+    UsageError
+        What is asked for cannot be done yet.
+    """
+
+    def __init__(self, path, tag, ifu, calibrations):
+        self.path, self.tag, self.ifu = Path(path), tag, ifu
+        self._calibrations = calibrations
+        missing = [name for name in _NEEDED if not calibrations.get(name)]
+        if missing:
+            raise InputError(f"{path}: {', '.join(missing)} are needed; give them")
+        if calibrations.get("NONLINEARITY_GAIN"):
+            raise UsageError(
+                "native: NONLINEARITY_GAIN is not used yet; leave it out, or give backend = esorex"
+            )
+        readout = open_readout(path, ifu)
+        mode = str(readout.primary.get("ESO INS MODE", "")).strip()
+        if mode not in MODES:
+            raise InputError(f"{path}: mode {mode!r}; known are {', '.join(MODES)}; correct the header")
+        self._readout, self._mode = readout, MODES[mode]
+        self.slices = read_slices(calibrations, ifu, readout.shape)
+        self.shift, self.errors = measure_shift(self._near, wavelength_limits(self.slices)[0])
+        self._factors, self._twilight = {}, None
+        if calibrations.get("ILLUM"):
+            lamp = open_readout(calibrations["ILLUM"], ifu)
+            lit = calibrate_detector(lamp, calibrations, self._lines(*LAMP_ANGSTROM))
+            self._factors = illumination_factors(self.slices, lit)
+        if calibrations.get("TWILIGHT_CUBE"):
+            self._twilight = read_twilight(calibrations["TWILIGHT_CUBE"])
+        counts = [piece.count(self.shift, *self._mode.wavelength_range) for piece in self.slices]
+        self._starts = np.concatenate([[0], np.cumsum(counts)])
+
+    @property
+    def row_count(self):
+        """Number of the rows."""
+        return int(self._starts[-1])
+
+    @cached_property
+    def image(self):
+        """The calibrated detector; `release` forgets it."""
+        return calibrate_detector(self._readout, self._calibrations)
+
+    def release(self):
+        """Give the memory of the detector back."""
+        self.__dict__.pop("image", None)
+
+    def read_columns(self, names, start=0, stop=None):
+        """Rows in the order of slices, lines and columns.
+
+        Parameters
+        ----------
+        names : list of str
+            Of columns; the detector is calibrated only where data, stat or dq are among them.
+        start, stop : int, optional
+
+        Returns
+        -------
+        dict of column name to array
+        """
+        stop = self.row_count if stop is None else stop
+        image = self.image if _LIGHT & set(names) else NO_IMAGE
+        rows = {name: np.empty(stop - start, COLUMNS[name]) for name in names}
+        first, last = np.searchsorted(self._starts, (start, stop), side="right") - 1
+        for n in range(first, min(last + 1, len(self.slices))):
+            own = self._slice_rows(n, image)
+            low, high = max(start, self._starts[n]), min(stop, self._starts[n + 1])
+            for name in names:
+                part = own[name][low - self._starts[n] : high - self._starts[n]]
+                rows[name][low - start : high - start] = part
+        return rows
+
+    def chunks(self):
+        """Yield all rows, those of one slice after the other."""
+        for n in range(len(self.slices)):
+            yield self._slice_rows(n, self.image)
+
+    def _slice_rows(self, n, image):
+        piece = self.slices[n]
+        rows = piece.rows(image, self.shift, *self._mode.wavelength_range)
+        if image is NO_IMAGE:
+            return rows
+        if self._mode.gap:
+            low, high = self._mode.gap
+            rows["dq"][(rows["lambda"] >= low) & (rows["lambda"] <= high)] |= np.uint32(DQ_BITS["nad_gap"])
+        if self._factors:
+            factor = self._factors[piece.number]
+            rows["data"][:] = rows["data"] * factor
+            rows["stat"][:] = rows["stat"] * factor**2
+        if self._twilight is not None:
+            self._twilight.flatten(rows)
+        return rows
+
+    def _lines(self, low, high):
+        """Lines (bool array) of the detector that hold all pixels between two wavelengths."""
+        wanted = np.zeros(self._readout.shape[0], bool)
+        for piece in self.slices:
+            columns = np.array([piece.left, (piece.left + piece.right) / 2, piece.right])
+            values = sum(coefficients * columns**power for power, coefficients in enumerate(piece.powers))
+            wanted |= (values.max(axis=0) >= low - 2) & (values.min(axis=0) <= high + 2)
+        return wanted
+
+    def _near(self, low, high):
+        """Rows in a range of the wavelengths as calibrated, whose ends are rounded as the wavelengths are."""
+        low, high = np.float32(low), np.float32(high)
+        image = calibrate_detector(self._readout, self._calibrations, self._lines(low, high))
+        parts = [rows for _, rows in slice_rows(self.slices, image, 0.0, (low, high))]
+        return {name: np.concatenate([part[name] for part in parts]) for name in COLUMNS}
+
+    def lamp(self):
+        """Spectrum of the lamp: wavelengths (Angstrom) and values, float64 arrays."""
+        flat = read_flat(self._calibrations["MASTER_FLAT"], self._readout)
+        return lamp_bins(self.slices, *flat, self._mode.wavelength_range)
+
+    @cached_property
+    def header(self):
+        """Primary header of the table of these rows, without the limits of its columns."""
+        readout = self._readout
+        header = readout.primary.copy()
+        for card in readout.header.cards:
+            if not _OF_ARRAY.fullmatch(card.keyword):
+                name = f"HIERARCH {card.keyword}" if " " in card.keyword else card.keyword
+                header[name] = card.value, card.comment
+        for name in [name for name in header if _OF_RAW.match(name)]:
+            del header[name]
+        if "RADECSYS" in header:
+            header.rename_keyword("RADECSYS", "RADESYS")
+        flat = fits.getheader(self._calibrations["MASTER_FLAT"])
+        drs = {"PIXTABLE TYPE": "GEOFULL", "FLAT FLUX LAMP": flat.get("ESO QC FLAT MASTER INTFLUX", 0.0)}
+        if self._twilight is not None and self.ifu in self._twilight.fluxes:
+            drs["FLAT FLUX SKY"] = self._twilight.fluxes[self.ifu]
+        numbers = [piece.number for piece in self.slices]
+        for axis, low, high in (("IFU", self.ifu, self.ifu), ("SLICE", min(numbers), max(numbers))):
+            drs |= {f"PIXTABLE LIMITS {axis} LOW": low, f"PIXTABLE LIMITS {axis} HIGH": high}
+        if self._factors:
+            factors = list(self._factors.values())
+            drs |= {f"PIXTABLE ILLUM{number}": factor for number, factor in self._factors.items()}
+            drs |= {"PIXTABLE ILLUM MEAN": 1.0, "PIXTABLE ILLUM STDEV": float(np.std(factors, ddof=1))}
+        cards = {f"ESO DRS MUSE {name}": value for name, value in drs.items()}
+        cards |= {xoffset_keyword(self.ifu, piece.number): piece.offset for piece in self.slices}
+        cards |= {
+            "EXTNAME": f"CHAN{self.ifu:02d}",
+            "ESO PRO CATG": f"PIXTABLE_{self.tag}",
+            "ESO PRO TYPE": "REDUCED",
+            "ESO QC SCIBASIC LAMBDA SHIFT": self.shift,
+        }
+        for name, value in cards.items():
+            header[f"HIERARCH {name}" if " " in name else name] = value
+        return header
+
+
+def reduce_frame(path, tag, ifu, calibrations, output, *, names=None):
+    """Write the pixel table of an IFU of a raw frame, as muse_scibasic does.
+
+    Parameters
+    ----------
+    path, tag, ifu, calibrations
+        As for `IfuRows`.
+    output : Path
+        Replaced if it exists.
+    names : dict of Path to str, optional
+        Under which names the header quotes files; their own by default.
+
+    Returns
+    -------
+    dict
+        ``rows``, ``saturated`` (pixels) and ``shift_angstrom``.
+
+    Raises
+    ------
+    InputError, UsageError
+        As for `IfuRows`.
+    """
+    found = IfuRows(path, tag, ifu, calibrations)
+    lamp, header = _lamp_table(*found.lamp()), found.header
+    for axis in _AXES:
+        for end in ("LOW", "HIGH"):
+            header[f"HIERARCH {PIXTABLE_PREFIX}LIMITS {axis} {end}"] = 0.0
+    saturated = found.image.saturated
+    header["HIERARCH ESO QC SCIBASIC NSATURATED"] = saturated
+    quote_inputs(
+        header, "musedeep_scibasic",
+        {"RAW": [(path, tag)], "CAL": [(p, t) for t, p in sorted(calibrations.items()) if p]},
+        {"nifu": ifu}, names or {},
+    )  # fmt: skip
+    with PixelTableWriter(output, "image", header, found.row_count, COLUMNS, units=_UNITS) as writer:
+        for rows in found.chunks():
+            writer.append(rows)
+        for axis, name in _AXES.items():
+            for end, value in zip(("LOW", "HIGH"), writer.ranges[name], strict=True):
+                header[f"{PIXTABLE_PREFIX}LIMITS {axis} {end}"] = float(value)
+        writer.finish(header, [lamp])
+    return {"rows": found.row_count, "saturated": saturated, "shift_angstrom": found.shift}
+
+
+def _lamp_table(wavelength, spectrum):
+    columns = [
+        fits.Column("lambda", "D", unit="Angstrom", array=wavelength),
+        fits.Column("data", "D", unit="count", array=spectrum),
+    ]
+    return fits.BinTableHDU.from_columns(columns, name="PIXTABLE_FLAT_FIELD")
