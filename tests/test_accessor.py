@@ -212,9 +212,22 @@ def test_to_spectrum1d():
         spectrum = dataset.muse.to_spectrum1d(mask)
     np.testing.assert_allclose(spectrum.spectral_axis.to_value("Angstrom"), grid.wavelengths)
     np.testing.assert_array_equal(spectrum.flux.value, expected.flux.values)
-    np.testing.assert_array_equal(spectrum.uncertainty.array, expected.variance.values)
+    np.testing.assert_allclose(spectrum.uncertainty.array**2, expected.variance.values, rtol=1e-12)
     assert spectrum.mask[20] and not spectrum.mask[3] and spectrum.flux.unit.scale == 1e-20
     assert spectrum.meta["medium"] == "air"
+
+
+def test_to_spectrum3d():
+    grid = make_grid()
+    dataset = make_dataset(grid).isel(y=slice(2, 9), wavelength=slice(1, 30))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of specutils on import
+        cube = dataset.muse.to_spectrum3d()
+    np.testing.assert_array_equal(cube.flux.value, dataset.flux.values)
+    np.testing.assert_allclose(cube.uncertainty.array**2, dataset.variance.values, rtol=1e-12)
+    np.testing.assert_allclose(cube.spectral_axis.to_value("Angstrom"), grid.wavelengths[1:30])
+    place = cube.wcs.celestial.all_pix2world(4, 3, 0)
+    np.testing.assert_allclose(place, grid.wcs.celestial.all_pix2world(4, 5, 0), rtol=0, atol=1e-9)
 
 
 def test_wrong_requests_for_a_spectrum():

@@ -2,7 +2,7 @@
 
 import xarray
 
-from musedeep.accessor.convert import as_mpdaf, as_spectrum, write_cube
+from musedeep.accessor.convert import as_mpdaf, as_spectrum, as_spectrum3d, write_cube
 from musedeep.accessor.drawing import draw_cube
 from musedeep.accessor.geometry import cut_around, grid_of, spaxels_of
 from musedeep.accessor.sums import band_image, correlation_of, filter_image, region_spectrum
@@ -232,7 +232,7 @@ class MuseAccessor:
     # ------------------------------------------------------------------------------------ to other packages
 
     def to_spectrum1d(self, region=None, *, how="sum", noise="correlated"):
-        """`spectrum` as a `specutils.Spectrum` with uncertainties.
+        """`spectrum` as a `specutils.Spectrum` with its sigma.
 
         Raises
         ------
@@ -241,6 +241,16 @@ class MuseAccessor:
         """
         spectrum = self.spectrum(region, how=how, noise=noise)
         return as_spectrum(spectrum, self.grid, self._dataset.attrs.get("unit", ""))
+
+    def to_spectrum3d(self):
+        """The cube as a `specutils.Spectrum` with sigmas and world coordinates, in memory; jdaviz takes it.
+
+        Raises
+        ------
+        UsageError
+            The package specutils is not installed.
+        """
+        return as_spectrum3d(self._dataset, self.grid)
 
     def to_mpdaf(self):
         """The cube as a `mpdaf.obj.Cube`, in memory.

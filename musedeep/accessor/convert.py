@@ -9,7 +9,7 @@ from musedeep.errors import UsageError
 from musedeep.fitsstream import FitsStream
 from musedeep.images import extension_header
 
-__all__ = ["as_mpdaf", "as_spectrum", "unit_of", "write_cube"]
+__all__ = ["as_mpdaf", "as_spectrum", "as_spectrum3d", "unit_of", "write_cube"]
 
 _SLAB_PLANES = 16
 
@@ -53,21 +53,32 @@ def as_mpdaf(dataset, grid):
 
 def as_spectrum(spectrum, grid, unit):
     """See `MuseAccessor.to_spectrum1d`."""
+    from astropy import units
+
+    axis = {"spectral_axis": grid.wavelengths * units.AA}
+    return _spectrum("to_spectrum1d", spectrum, grid, units.Unit(unit), spectrum.attrs, **axis)
+
+
+def as_spectrum3d(dataset, grid):
+    """See `MuseAccessor.to_spectrum3d`."""
+    return _spectrum("to_spectrum3d", dataset, grid, unit_of(dataset), {}, wcs=grid.wcs)
+
+
+def _spectrum(method, dataset, grid, unit, facts, **axis):
     try:
         from specutils import Spectrum
     except ImportError as error:
-        raise _missing("to_spectrum1d", "specutils", error) from error
-    from astropy import units
-    from astropy.nddata import VarianceUncertainty
+        raise _missing(method, "specutils", error) from error
+    from astropy.nddata import StdDevUncertainty
 
-    unit = units.Unit(unit)
-    flux, variance = spectrum.flux.values.astype(float), spectrum.variance.values.astype(float)
+    flux, variance = dataset.flux.values.astype(float), dataset.variance.values.astype(float)
     return Spectrum(
         flux=flux * unit,
-        spectral_axis=grid.wavelengths * units.AA,
-        uncertainty=VarianceUncertainty(variance, unit=unit**2),
+        # jdaviz 5.0 stumbles over variances
+        uncertainty=StdDevUncertainty(np.sqrt(variance), unit=unit),
         mask=~np.isfinite(flux),
-        meta={"medium": "vacuum" if grid.vacuum else "air"} | spectrum.attrs,
+        meta={"medium": "vacuum" if grid.vacuum else "air"} | facts,
+        **axis,
     )
 
 
