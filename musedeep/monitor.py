@@ -31,16 +31,27 @@ class Monitor:
         self._path = path
         self._client = client
         self._written = 0.0
-        self.progress = None
+        self._progress = None
         path.unlink(missing_ok=True)
 
+    def begin(self, progress):
+        """Tell about another stage from now on.
+
+        Parameters
+        ----------
+        progress : musedeep.progress.Progress
+            That of the stage; it calls `look` while the work goes on.
+        """
+        self._progress, self._written = progress, -_EVERY
+        self.look()
+
     def look(self):
-        """Write the state, unless it was written a moment ago."""
-        now = time.monotonic()
-        if self.progress is None or now - self._written < _EVERY:
+        """Write the state, unless it was written a moment ago and there is more to come."""
+        now, progress = time.monotonic(), self._progress
+        if progress is None or (now - self._written < _EVERY and progress.done != progress.total):
             return
         self._written = now
-        state = self.progress.state()
+        state = progress.state()
         state["failures"] = state["failures"][-_MOST_FAILURES:]
         state |= {"written": time.time(), "workers": self._workers(), "dashboard": self._dashboard()}
         beside = self._path.with_name(f"{self._path.name}.writing")

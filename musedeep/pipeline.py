@@ -320,7 +320,8 @@ def _simulate_demo(folder, progress):
 
 
 def _run_stage(stage, field, client, progress, monitor):
-    shown = monitor.progress = Progress(stage, _UNITS[stage], shown=progress, watch=monitor.look)
+    shown = Progress(stage, _UNITS[stage], shown=progress, watch=monitor.look)
+    monitor.begin(shown)
     began = time.monotonic()
     give_back_memory()
     reset_peak_memory(client)
