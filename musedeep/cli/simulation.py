@@ -1,5 +1,7 @@
 """`musedeep demo` and `musedeep simulate`."""
 
+from pathlib import Path
+
 import click
 
 from musedeep.cli.command import JSON, QUIET, SettingOption, cli, subcommand
@@ -34,7 +36,7 @@ def _demo(folder, quiet, as_json):
 
 
 @subcommand("simulate")
-@click.argument("folder", type=click.Path())
+@click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--raw", is_flag=True, help="raw frames and master calibrations instead of pixel tables")
 @QUIET
 def _simulate(folder, raw, quiet, **values):
