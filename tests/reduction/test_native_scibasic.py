@@ -10,7 +10,8 @@ from musedeep.errors import InputError, UsageError
 from musedeep.muse import DQ_BITS
 from musedeep.pixtable import open_pixel_table
 from musedeep.reduce import reduce_exposures
-from musedeep.reduce.native import reduce_frame
+from musedeep.reduce.native import reduce_frame, reduce_tables
+from musedeep.reduce.native.scibasic import IfuRows
 from musedeep.reduce.recipes import run_recipe
 from musedeep.reduction import ReductionSettings
 from musedeep.simulate.raw import simulate_raw_exposures
@@ -227,3 +228,30 @@ def test_what_cannot_be_used_is_refused(raw_night, tmp_path):
     with pytest.raises(InputError, match="the frame of CHAN07 cannot be read"):
         reduce_frame(frame, "OBJECT", 7, given, tmp_path / "out.fits")
     assert not (tmp_path / "out.fits").exists()
+
+
+def test_nothing_need_be_written_between_frame_and_reduced_table(raw_night, tmp_path):
+    frame = frames_of(raw_night, "OBJECT")[0]
+    given = {
+        tag: [raw_night / "calib" / f"{tag}.fits"]
+        for tag in ("EXTINCT_TABLE", "STD_RESPONSE", "STD_TELLURIC")
+    }
+    tables = [tmp_path / f"PIXTABLE_OBJECT-{ifu}.fits" for ifu in (12, 13)]
+    for ifu, path in zip((12, 13), tables, strict=True):
+        reduce_frame(frame, "OBJECT", ifu, calibrations(raw_night, ifu), path)
+    fused = [IfuRows(frame, "OBJECT", ifu, calibrations(raw_night, ifu)) for ifu in (12, 13)]
+    for name, inputs in (("apart", tables), ("fused", fused)):
+        reduce_tables(inputs, given, tmp_path / f"{name}.fits", chunk_rows=77_777)
+    apart, fused = (open_pixel_table(tmp_path / f"{name}.fits") for name in ("apart", "fused"))
+    for name in apart.columns:
+        np.testing.assert_array_equal(apart.read(name), fused.read(name))
+    assert [fused.header[f"ESO PRO REC{n} ID"] for n in (1, 2)] == ["musedeep_scibasic", "musedeep_scipost"]
+    assert fused.header["ESO PRO REC2 RAW1 NAME"] == frame.name
+    assert "ESO PRO REC2 RAW2 NAME" not in fused.header
+    with pytest.raises(UsageError, match="give tables"):
+        reduce_tables(
+            [IfuRows(frame, "OBJECT", 12, calibrations(raw_night, 12))],
+            given,
+            tmp_path / "m.fits",
+            skymethod="model",
+        )

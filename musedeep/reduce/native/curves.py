@@ -7,7 +7,7 @@ from astropy.io import fits
 
 from musedeep.errors import InputError
 
-__all__ = ["FluxCurves", "lamp_spectrum", "read_curve", "read_flux_curves"]
+__all__ = ["FluxCurves", "lamp_spectrum", "read_curve", "read_flux_curves", "read_lamp"]
 
 _GRID = (4150.0, 9800.0, 1.25)
 _FIT_ANGSTROM, _MEAN_BINS, _CLIP_SIGMA = 150.0, 12, 3.0
@@ -100,13 +100,31 @@ def read_flux_curves(extinction, response, telluric, mode, airmass):
     )
 
 
-def lamp_spectrum(paths):
+def read_lamp(path):
+    """Spectrum of the lamp in a table of an IFU.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    (wavelengths, values), float64 arrays, or None
+    """
+    with fits.open(path, memmap=True) as hdus:
+        if "PIXTABLE_FLAT_FIELD" not in hdus:
+            return None
+        data = hdus["PIXTABLE_FLAT_FIELD"].data
+        return np.asarray(data["lambda"], np.float64), np.asarray(data["data"], np.float64)
+
+
+def lamp_spectrum(spectra):
     """Spectrum of the lamp that an exposure is multiplied by: the mean of its IFUs, smoothed.
 
     Parameters
     ----------
-    paths : list of Path
-        Tables of the IFUs.
+    spectra : dict of str to (wavelengths, values) or None
+        Of each IFU, by its name.
 
     Returns
     -------
@@ -115,7 +133,7 @@ def lamp_spectrum(paths):
     Raises
     ------
     InputError
-        Only some of the tables have one.
+        Only some of the IFUs have one.
 
     Notes
     -----
@@ -123,12 +141,11 @@ def lamp_spectrum(paths):
     sigma, and a running mean of up to 25 bins follows. What lies blueward of the filter's cut-off is not
     smoothed.
     """
-    spectra = [_lamp_of(path) for path in paths]
-    having = [spectrum for spectrum in spectra if spectrum is not None]
+    having = [spectrum for spectrum in spectra.values() if spectrum is not None]
     if not having:
         return _NONE, _NONE
     if len(having) < len(spectra):
-        names = ", ".join(path.name for path, found in zip(paths, spectra, strict=True) if found is None)
+        names = ", ".join(name for name, found in spectra.items() if found is None)
         raise InputError(
             f"{names}: no PIXTABLE_FLAT_FIELD, which the other IFUs have; reduce these IFUs alike"
         )
@@ -140,14 +157,6 @@ def lamp_spectrum(paths):
     start = np.searchsorted(grid, _BLUE_ANGSTROM)
     mean[start:] = _running_mean(_local_cubic(grid[start:], mean[start:]))
     return grid, mean
-
-
-def _lamp_of(path):
-    with fits.open(path, memmap=True) as hdus:
-        if "PIXTABLE_FLAT_FIELD" not in hdus:
-            return None
-        data = hdus["PIXTABLE_FLAT_FIELD"].data
-        return np.asarray(data["lambda"], np.float64), np.asarray(data["data"], np.float64)
 
 
 def _local_cubic(x, y):

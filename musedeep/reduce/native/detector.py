@@ -1,6 +1,7 @@
 """One detector from its read-out to electrons: bias, dark, gain, variance, flat field, bad pixels."""
 
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 
 import numpy as np
 from astropy.io import fits
@@ -15,6 +16,7 @@ __all__ = ["NO_IMAGE", "Calibrated", "Output", "Readout", "calibrate_detector", 
 _BAND_LINES = 256
 _OVERSCAN_SIGMA = 100.0
 _IGNORED_COLUMNS = 3
+_PARTS = "DATA, STAT and DQ of a master"
 _NO_DARK = np.empty((0, 0), np.float32)
 
 
@@ -99,6 +101,10 @@ class Calibrated:
     saturated: int
     overscan: list
 
+    def cut(self, lines):
+        """Some lines (slice) of it, not copied."""
+        return replace(self, data=self.data[lines], variance=self.variance[lines], dq=self.dq[lines])
+
 
 NO_IMAGE = Calibrated(
     np.empty((0, 0), np.float32), np.empty((0, 0), np.float32), np.empty((0, 0), np.uint32), 0, []
@@ -181,34 +187,37 @@ def calibrate_detector(readout, calibrations, lines=None):
     """
     shape, counts = readout.shape, readout.trim(readout.frame)
     levels, gains, statistics = _outputs(readout)
-    masters = [_Master(calibrations[tag], readout) for tag in ("MASTER_BIAS", "MASTER_FLAT")]
-    _check_overscan(masters[0], statistics, readout)
-    share = 0.0
-    if calibrations.get("MASTER_DARK"):
-        masters.append(_Master(calibrations["MASTER_DARK"], readout))
-        share = _seconds(readout.primary, readout.path) / _seconds(masters[-1].header, masters[-1].path)
     data, variance = np.empty(shape, np.float32), np.empty(shape, np.float32)
-    dq, saturated = _bad_pixels(calibrations.get("BADPIX_TABLE"), readout), 0
-    for start in range(0, shape[0], _BAND_LINES):
-        band = slice(start, min(start + _BAND_LINES, shape[0]))
-        if lines is not None and not lines[band].any():
-            continue
-        parts = [master.lines(band) for master in masters]
-        for _, _, flags in parts:
-            dq[band] |= flags
-        (bias, bias_variance, _), (flat, flat_variance, _) = parts[:2]
-        dark, dark_variance = parts[2][:2] if len(parts) > 2 else (_NO_DARK, _NO_DARK)
-        saturated += calibrate_lines(
-            counts[band], levels[:, band], gains[:, band], bias, bias_variance, dark, dark_variance,
-            share, flat, flat_variance, data[band], variance[band], dq[band],
-        )  # fmt: skip
+    dq, saturated, share = _bad_pixels(calibrations.get("BADPIX_TABLE"), readout), 0, 0.0
+    with ExitStack() as stack:
+        masters = [
+            stack.enter_context(closing(_Master(calibrations[tag], readout)))
+            for tag in ("MASTER_BIAS", "MASTER_FLAT", "MASTER_DARK")
+            if calibrations.get(tag)
+        ]
+        _check_overscan(masters[0], statistics, readout)
+        if len(masters) > 2:
+            share = _seconds(readout.primary, readout.path) / _seconds(masters[2].header, masters[2].path)
+        for start in range(0, shape[0], _BAND_LINES):
+            band = slice(start, min(start + _BAND_LINES, shape[0]))
+            if lines is not None and not lines[band].any():
+                continue
+            parts = [master.lines(band) for master in masters]
+            for _, _, flags in parts:
+                dq[band] |= flags
+            (bias, bias_variance, _), (flat, flat_variance, _) = parts[:2]
+            dark, dark_variance = parts[2][:2] if len(parts) > 2 else (_NO_DARK, _NO_DARK)
+            saturated += calibrate_lines(
+                counts[band], levels[:, band], gains[:, band], bias, bias_variance, dark, dark_variance,
+                share, flat, flat_variance, data[band], variance[band], dq[band],
+            )  # fmt: skip
     return Calibrated(data, variance, dq, saturated, statistics)
 
 
 def read_flat(path, readout):
     """Values (float32) and DQ (uint32) of the master flat of the detector of a read-out."""
-    data, _, dq = _Master(path, readout).lines(slice(None))
-    return data, dq
+    with closing(_Master(path, readout)) as master:
+        return master.values("DATA"), master.values("DQ").view(np.uint32)
 
 
 def _outputs(readout):
@@ -230,20 +239,36 @@ class _Master:
 
     def __init__(self, path, readout):
         self.path = path
-        with reading(path, "DATA, STAT and DQ of a master"), fits.open(path, memmap=True) as hdus:
+        with reading(path, _PARTS):
+            # not mapped into memory, where all of it would stay until the end
+            self._hdus = fits.open(path, memmap=False)
+        try:
+            self._check(readout)
+        except InputError:
+            self.close()
+            raise
+
+    def close(self):
+        """Close the file."""
+        self._hdus.close()
+
+    def _check(self, readout):
+        path, hdus = self.path, self._hdus
+        with reading(path, _PARTS):
             self.header = hdus[0].header.copy()
             names = [hdu.name for hdu in hdus]
             own = f"CHAN{readout.ifu:02d}."
             start = own if own + "DATA" in names else ""
-            self.images = [hdus[start + name].data for name in ("DATA", "STAT", "DQ")]
+            self._images = {name: hdus[start + name] for name in ("DATA", "STAT", "DQ")}
+            shape = self._images["DATA"].shape
             if start:
                 self.header.update(hdus[start + "DATA"].header)
         found = str(self.header.get("EXTNAME", ""))
         if not start and not found.startswith(f"CHAN{readout.ifu:02d}"):
             raise InputError(f"{path}: is of {found or 'no IFU'}, not of CHAN{readout.ifu:02d}; give its own")
-        if self.images[0].shape != readout.shape:
+        if shape != readout.shape:
             raise InputError(
-                f"{path}: has {self.images[0].shape} lines and columns, {readout.path} "
+                f"{path}: has {shape} lines and columns, {readout.path} "
                 f"{readout.shape}; give calibrations with the same binning"
             )
         name = "ESO DET READ CURNAME"
@@ -255,8 +280,12 @@ class _Master:
 
     def lines(self, band):
         """Values, variance (float32) and DQ (uint32) of some lines."""
-        data, variance, dq = (image[band] for image in self.images)
-        return data.astype(np.float32), variance.astype(np.float32), dq.astype(np.int32).view(np.uint32)
+        return self.values("DATA", band), self.values("STAT", band), self.values("DQ", band).view(np.uint32)
+
+    def values(self, name, band=slice(None)):
+        """Values of an extension in some lines: float32, or int32 for DQ."""
+        with reading(self.path, _PARTS):
+            return self._images[name].section[band].astype(np.int32 if name == "DQ" else np.float32)
 
 
 def _check_overscan(bias, statistics, readout):

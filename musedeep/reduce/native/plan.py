@@ -9,7 +9,7 @@ from astropy.io import fits
 from musedeep.errors import InputError, UsageError
 from musedeep.kernels.reduction import calibrate_rows
 from musedeep.muse import DQ_BITS
-from musedeep.reduce.native.curves import FluxCurves, lamp_spectrum, read_flux_curves
+from musedeep.reduce.native.curves import FluxCurves, lamp_spectrum, read_flux_curves, read_lamp
 from musedeep.reduce.native.headers import (
     Observation,
     effective_airmass,
@@ -17,6 +17,7 @@ from musedeep.reduce.native.headers import (
     refraction,
     velocity_km_s,
 )
+from musedeep.reduce.native.scibasic import IfuRows
 from musedeep.reduce.native.survey import Survey, survey_tables
 
 __all__ = ["REFERENCE_ANGSTROM", "CalibratedRows", "Plan", "make_plan"]
@@ -85,7 +86,7 @@ def make_plan(tables, calibrations, velocity, chunk_rows, *, good_only=False):
 
     Parameters
     ----------
-    tables : list of PixelTable
+    tables : list of PixelTable or IfuRows
         Its IFUs.
     calibrations : dict of str to list of Path
     velocity : float or None
@@ -120,7 +121,7 @@ def make_plan(tables, calibrations, velocity, chunk_rows, *, good_only=False):
     if None in needed:
         raise InputError(f"{observation.path}: EXTINCT_TABLE and STD_RESPONSE are needed; give both")
     curves = read_flux_curves(*needed, telluric, observation.mode, airmass)
-    lamp = lamp_spectrum([table.path for table in tables])
+    lamp = lamp_spectrum({f"{table.path.name} (IFU {table.ifu})": _lamp_of(table) for table in tables})
     if len(lamp[0]) == 0 and curves.corrected_lamp:
         raise InputError(
             f"{needed[1]}: made with the spectrum of the lamp, which the tables do not have; give a response "
@@ -142,6 +143,10 @@ def make_plan(tables, calibrations, velocity, chunk_rows, *, good_only=False):
         velocity=velocity_km_s(observation) if velocity is None else float(velocity),
         scales=_flat_fluxes(tables),
     )
+
+
+def _lamp_of(table):
+    return table.lamp() if isinstance(table, IfuRows) else read_lamp(table.path)
 
 
 def _flat_fluxes(tables):

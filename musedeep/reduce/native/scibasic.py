@@ -9,12 +9,12 @@ from astropy.io import fits
 
 from musedeep.errors import InputError, UsageError
 from musedeep.muse import COLUMNS, DQ_BITS, MODES, PIXTABLE_PREFIX, UNITS, xoffset_keyword
-from musedeep.pixtable import PixelTableWriter
+from musedeep.pixtable import Column, PixelTableWriter
 from musedeep.reduce.native.detector import NO_IMAGE, calibrate_detector, open_readout, read_flat
 from musedeep.reduce.native.illumination import LAMP_ANGSTROM, illumination_factors, read_twilight
 from musedeep.reduce.native.provenance import quote_inputs
-from musedeep.reduce.native.skyshift import measure_shift
-from musedeep.reduce.native.slices import lamp_bins, read_slices, slice_rows, wavelength_limits
+from musedeep.reduce.native.skyshift import HALF_WIDTH, SKY_LINES, measure_shift
+from musedeep.reduce.native.slices import lamp_bins, read_slices, wavelength_limits
 
 __all__ = ["IfuRows", "reduce_frame"]
 
@@ -40,6 +40,8 @@ class IfuRows:
     calibrations : dict of str to Path
         MASTER_BIAS, MASTER_FLAT, TRACE_TABLE, WAVECAL_TABLE and GEOMETRY_TABLE; MASTER_DARK, BADPIX_TABLE,
         ILLUM (a raw frame) and TWILIGHT_CUBE where there are.
+    names : dict of Path to str, optional
+        Under which names the header quotes files; their own by default.
 
     Attributes
     ----------
@@ -57,9 +59,10 @@ class IfuRows:
         What is asked for cannot be done yet.
     """
 
-    def __init__(self, path, tag, ifu, calibrations):
+    def __init__(self, path, tag, ifu, calibrations, names=None):
         self.path, self.tag, self.ifu = Path(path), tag, ifu
-        self._calibrations = calibrations
+        self._calibrations, self._names = calibrations, names or {}
+        self._latest = None, None, None
         missing = [name for name in _NEEDED if not calibrations.get(name)]
         if missing:
             raise InputError(f"{path}: {', '.join(missing)} are needed; give them")
@@ -73,11 +76,12 @@ class IfuRows:
             raise InputError(f"{path}: mode {mode!r}; known are {', '.join(MODES)}; correct the header")
         self._readout, self._mode = readout, MODES[mode]
         self.slices = read_slices(calibrations, ifu, readout.shape)
-        self.shift, self.errors = measure_shift(self._near, wavelength_limits(self.slices)[0])
+        self._limits = wavelength_limits(self.slices)
+        self.shift, self.errors = self._measure_shift()
         self._factors, self._twilight = {}, None
         if calibrations.get("ILLUM"):
             lamp = open_readout(calibrations["ILLUM"], ifu)
-            lit = calibrate_detector(lamp, calibrations, self._lines(*LAMP_ANGSTROM))
+            lit = calibrate_detector(lamp, calibrations, self._lines(LAMP_ANGSTROM))
             self._factors = illumination_factors(self.slices, lit)
         if calibrations.get("TWILIGHT_CUBE"):
             self._twilight = read_twilight(calibrations["TWILIGHT_CUBE"])
@@ -89,6 +93,16 @@ class IfuRows:
         """Number of the rows."""
         return int(self._starts[-1])
 
+    @property
+    def date_obs(self):
+        """DATE-OBS to the millisecond."""
+        return str(self.header.get("DATE-OBS", "")).strip()[:23]
+
+    @property
+    def columns(self):
+        """Columns as those of a pixel table, but that they lie in no file."""
+        return {n: Column(np.dtype(kind), 0, 0, _UNITS[n]) for n, kind in COLUMNS.items()}
+
     @cached_property
     def image(self):
         """The calibrated detector; `release` forgets it."""
@@ -97,8 +111,13 @@ class IfuRows:
     def release(self):
         """Give the memory of the detector back."""
         self.__dict__.pop("image", None)
+        self._latest = None, None, None
 
-    def read_columns(self, names, start=0, stop=None):
+    def read(self, name, start=0, stop=None):
+        """Rows of one column."""
+        return self.read_columns([name], start, stop)[name]
+
+    def read_columns(self, names, start=0, stop=None, out=None):
         """Rows in the order of slices, lines and columns.
 
         Parameters
@@ -106,6 +125,8 @@ class IfuRows:
         names : list of str
             Of columns; the detector is calibrated only where data, stat or dq are among them.
         start, stop : int, optional
+        out : dict of arrays, optional
+            These are filled and returned.
 
         Returns
         -------
@@ -113,10 +134,13 @@ class IfuRows:
         """
         stop = self.row_count if stop is None else stop
         image = self.image if _LIGHT & set(names) else NO_IMAGE
-        rows = {name: np.empty(stop - start, COLUMNS[name]) for name in names}
+        rows = out or {name: np.empty(stop - start, COLUMNS[name]) for name in names}
         first, last = np.searchsorted(self._starts, (start, stop), side="right") - 1
         for n in range(first, min(last + 1, len(self.slices))):
-            own = self._slice_rows(n, image)
+            # a slice that the last call ended in is where the next one goes on
+            if self._latest[0] != n or self._latest[1] is not image:
+                self._latest = n, image, self._slice_rows(n, image)
+            own = self._latest[2]
             low, high = max(start, self._starts[n]), min(stop, self._starts[n + 1])
             for name in names:
                 part = own[name][low - self._starts[n] : high - self._starts[n]]
@@ -144,26 +168,33 @@ class IfuRows:
             self._twilight.flatten(rows)
         return rows
 
-    def _lines(self, low, high):
-        """Lines (bool array) of the detector that hold all pixels between two wavelengths."""
+    def _lines(self, *ranges):
+        """Lines (bool array) of the detector that hold all pixels in ranges of wavelengths."""
         wanted = np.zeros(self._readout.shape[0], bool)
         for piece in self.slices:
-            columns = np.array([piece.left, (piece.left + piece.right) / 2, piece.right])
-            values = sum(coefficients * columns**power for power, coefficients in enumerate(piece.powers))
-            wanted |= (values.max(axis=0) >= low - 2) & (values.min(axis=0) <= high + 2)
+            for low, high in ranges:
+                wanted[piece.lines(low, high)] = True
         return wanted
 
-    def _near(self, low, high):
-        """Rows in a range of the wavelengths as calibrated, whose ends are rounded as the wavelengths are."""
-        low, high = np.float32(low), np.float32(high)
-        image = calibrate_detector(self._readout, self._calibrations, self._lines(low, high))
-        parts = [rows for _, rows in slice_rows(self.slices, image, 0.0, (low, high))]
-        return {name: np.concatenate([part[name] for part in parts]) for name in COLUMNS}
+    def _measure_shift(self):
+        ranges = [(line - HALF_WIDTH, line + HALF_WIDTH) for line in SKY_LINES]
+        image = calibrate_detector(self._readout, self._calibrations, self._lines(*ranges))
+
+        def near(low, high):
+            # the ends are rounded as the wavelengths are
+            low, high = np.float32(low), np.float32(high)
+            parts = []
+            for piece in self.slices:
+                lines = piece.lines(low, high)
+                parts.append(piece.cut(lines).rows(image.cut(lines), 0.0, low, high))
+            return {name: np.concatenate([part[name] for part in parts]) for name in COLUMNS}
+
+        return measure_shift(near, self._limits[0])
 
     def lamp(self):
         """Spectrum of the lamp: wavelengths (Angstrom) and values, float64 arrays."""
         flat = read_flat(self._calibrations["MASTER_FLAT"], self._readout)
-        return lamp_bins(self.slices, *flat, self._mode.wavelength_range)
+        return lamp_bins(self.slices, *flat, self._limits, self._mode.wavelength_range)
 
     @cached_property
     def header(self):
@@ -199,6 +230,9 @@ class IfuRows:
         }
         for name, value in cards.items():
             header[f"HIERARCH {name}" if " " in name else name] = value
+        inputs = {"RAW": [(self.path, self.tag)]}
+        inputs["CAL"] = [(path, tag) for tag, path in sorted(self._calibrations.items()) if path]
+        quote_inputs(header, "musedeep_scibasic", inputs, {"nifu": self.ifu}, self._names)
         return header
 
 
@@ -224,18 +258,13 @@ def reduce_frame(path, tag, ifu, calibrations, output, *, names=None):
     InputError, UsageError
         As for `IfuRows`.
     """
-    found = IfuRows(path, tag, ifu, calibrations)
-    lamp, header = _lamp_table(*found.lamp()), found.header
+    found = IfuRows(path, tag, ifu, calibrations, names)
+    lamp, header = _lamp_table(*found.lamp()), found.header.copy()
     for axis in _AXES:
         for end in ("LOW", "HIGH"):
             header[f"HIERARCH {PIXTABLE_PREFIX}LIMITS {axis} {end}"] = 0.0
     saturated = found.image.saturated
     header["HIERARCH ESO QC SCIBASIC NSATURATED"] = saturated
-    quote_inputs(
-        header, "musedeep_scibasic",
-        {"RAW": [(path, tag)], "CAL": [(p, t) for t, p in sorted(calibrations.items()) if p]},
-        {"nifu": ifu}, names or {},
-    )  # fmt: skip
     with PixelTableWriter(output, "image", header, found.row_count, COLUMNS, units=_UNITS) as writer:
         for rows in found.chunks():
             writer.append(rows)

@@ -11,6 +11,7 @@ from musedeep.muse import COLUMNS, PIXTABLE_PREFIX
 from musedeep.pixtable import PixelTableWriter, open_pixel_table
 from musedeep.reduce.native.plan import REFERENCE_ANGSTROM, make_plan
 from musedeep.reduce.native.provenance import quote_inputs
+from musedeep.reduce.native.scibasic import IfuRows
 from musedeep.reduce.native.sky import profile_path, read_sky_model
 from musedeep.reduce.native.skyfiles import write_sky
 from musedeep.reduce.native.skymodel import SkyChoice, model_sky
@@ -30,8 +31,9 @@ def reduce_tables(
 
     Parameters
     ----------
-    paths : list of Path
-        PIXTABLE_OBJECT of each IFU, as muse_scibasic writes them.
+    paths : list of Path or of IfuRows
+        PIXTABLE_OBJECT of each IFU, as muse_scibasic writes them; or IFUs of a raw frame, whose rows are made
+        as they are needed and written nowhere in between (not for a model of the exposure's own sky).
     calibrations : dict of str to list of Path
         EXTINCT_TABLE and STD_RESPONSE; STD_TELLURIC and ASTROMETRY_WCS where there are; for subtract-model
         SKY_CONTINUUM, SKY_LINES and LSF_PROFILE; for model SKY_LINES and LSF_PROFILE,
@@ -68,8 +70,9 @@ def reduce_tables(
     """
     if skymethod not in METHODS:
         raise UsageError(f"native: skymethod {skymethod!r} does not exist; there are {', '.join(METHODS)}")
-    paths = sorted(map(Path, paths))
-    tables = sorted((open_pixel_table(path, "pix") for path in paths), key=lambda table: table.ifu or 0)
+    tables = sorted(map(_opened, paths), key=lambda table: table.ifu or 0)
+    if skymethod in ("model", "simple") and any(isinstance(table, IfuRows) for table in tables):
+        raise UsageError(f"native: skymethod {skymethod!r} goes over all rows again and again; give tables")
     plan = make_plan(tables, calibrations, velocity, chunk_rows)
     found, sky = None, sky or SkyChoice(_FRACTION)
     if skymethod in ("model", "simple"):
@@ -79,7 +82,9 @@ def reduce_tables(
         models = _sky_models(tables, calibrations) if skymethod == "subtract-model" else {}
     count = sum(_kept_count(table, models.get(table.ifu), chunk_rows) for table in tables)
     header = _header(tables, plan, len(tables))
-    inputs = {"RAW": [(table.path, "PIXTABLE_OBJECT") for table in tables]}
+    inputs = {
+        "RAW": list(dict.fromkeys((table.path, getattr(table, "tag", "PIXTABLE_OBJECT")) for table in tables))
+    }
     inputs["CAL"] = [(path, tag) for tag, files in sorted(calibrations.items()) for path in files if path]
     parameters = {"skymethod": skymethod} | (asdict(sky) if found else {})
     quoted = "musedeep_scipost", inputs, parameters, names or {}
@@ -96,6 +101,8 @@ def reduce_tables(
                     rows = {name: values[inside] for name, values in rows.items()}
                 project_rows(rows["lambda"], rows["xpos"], rows["ypos"], plan.stretch, plan.centre, plan.cd)
                 writer.append(rows)
+            if isinstance(table, IfuRows):
+                table.release()
         names = {"X": "xpos", "Y": "ypos", "LAMBDA": "lambda"}
         for name, column in names.items():
             for end, value in zip(("LOW", "HIGH"), writer.ranges[column], strict=True):
@@ -107,6 +114,10 @@ def reduce_tables(
         )
         facts |= {"sky_fit": found.failure, "products": products}
     return facts | {"airmass": plan.airmass, "velocity_km_s": plan.velocity}
+
+
+def _opened(source):
+    return source if isinstance(source, IfuRows) else open_pixel_table(Path(source), "pix")
 
 
 def _suffix(output):

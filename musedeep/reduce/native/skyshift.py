@@ -5,10 +5,15 @@ import warnings
 import numpy as np
 from scipy.optimize import OptimizeWarning, curve_fit
 
-__all__ = ["SKY_LINES", "measure_shift"]
+__all__ = ["HALF_WIDTH", "SKY_LINES", "measure_shift"]
 
 SKY_LINES = (5577.339, 6300.304)
-_HALF_WIDTH, _STEP = 5.0, 0.1
+"""Lines whose places tell the shift, Angstrom."""
+
+HALF_WIDTH = 5.0
+"""How far around a line rows are taken, Angstrom."""
+
+_STEP = 0.1
 _REJECT_SIGMA = 15.0
 _FWHM = 2.5
 _FEWEST_BINS = 10
@@ -38,7 +43,7 @@ def measure_shift(near, origin):
     """
     total, weights, errors = 0.0, 0.0, {}
     for line in SKY_LINES:
-        found = _fit_line(near(line - _HALF_WIDTH, line + _HALF_WIDTH), line, origin)
+        found = _fit_line(near(line - HALF_WIDTH, line + HALF_WIDTH), line, origin)
         if found is None:
             continue
         centre, errors[line] = found
@@ -64,7 +69,7 @@ def _fit_line(rows, line, origin):
     except (RuntimeError, OptimizeWarning):
         return None
     error = float(np.sqrt(covariance[1, 1]))
-    if not (found[0] > 0 and error > 0 and abs(found[1] - line) < _HALF_WIDTH):
+    if not (found[0] > 0 and error > 0 and abs(found[1] - line) < HALF_WIDTH):
         return None
     return float(found[1]), error
 

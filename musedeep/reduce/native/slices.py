@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from astropy.io import fits
@@ -18,6 +18,8 @@ __all__ = ["Slice", "lamp_bins", "read_slices", "slice_rows", "wavelength_limits
 _OFFSET_MARGIN = 20
 _EVERYTHING = (0.0, np.inf)
 _LAMP_STEP = 1.25
+# more than lines of equal wavelength bend between the middle of a slice and its edges, Angstrom
+_BOW = 3.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,19 @@ class Slice:
     def offset(self):
         """Column from which packed origins count."""
         return math.floor(self.left[0]) - _OFFSET_MARGIN
+
+    def lines(self, low, high):
+        """Lines (slice, counted from 0) that hold all its pixels between two wavelengths (Angstrom)."""
+        columns = np.array([self.left, (self.left + self.right) / 2, self.right])
+        values = sum(coefficients * columns**power for power, coefficients in enumerate(self.powers))
+        inside = (values.max(axis=0) >= low - _BOW) & (values.min(axis=0) <= high + _BOW)
+        found = np.flatnonzero(inside)
+        return slice(found[0], found[-1] + 1) if len(found) else slice(0, 0)
+
+    def cut(self, lines):
+        """The slice on some lines (slice) alone; its origins count from the first of them."""
+        powers = np.ascontiguousarray(self.powers[:, lines])
+        return replace(self, left=self.left[lines], right=self.right[lines], powers=powers)
 
     def count(self, shift, low, high):
         """Number of the rows that `rows` gives."""
@@ -200,7 +215,7 @@ def wavelength_limits(slices):
     return float(min(shortest)), float(max(longest))
 
 
-def lamp_bins(slices, flat, dq, wavelengths):
+def lamp_bins(slices, flat, dq, limits, wavelengths):
     """Spectrum of the lamp: the mean of the flat field in bins of 1.25 Angstrom.
 
     Parameters
@@ -208,6 +223,8 @@ def lamp_bins(slices, flat, dq, wavelengths):
     slices : list of Slice
     flat : float32 array (lines, columns)
     dq : uint32 array (lines, columns)
+    limits : (float, float)
+        Of the wavelengths of all pixels, Angstrom.
     wavelengths : (float, float)
         Range that is kept, Angstrom.
 
@@ -216,7 +233,7 @@ def lamp_bins(slices, flat, dq, wavelengths):
     wavelength, spectrum : float64 arrays
         Bins count from the shortest wavelength of all pixels; two beyond the range are kept.
     """
-    first, last = wavelength_limits(slices)
+    first, last = limits
     count = int((last - first) / _LAMP_STEP) + 2
     sums, weights = np.zeros(count), np.zeros(count)
     for piece in slices:
