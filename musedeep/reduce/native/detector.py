@@ -55,8 +55,8 @@ class Readout:
     ifu : int
     primary, header : fits.Header
         Of the frame, and of the extension of the detector.
-    frame : uint16 array
-        With its scans.
+    frame_shape : (int, int)
+        Lines and columns with all scans.
     outputs : tuple of four Output
     """
 
@@ -64,13 +64,24 @@ class Readout:
     ifu: int
     primary: object
     header: object
-    frame: np.ndarray
+    frame_shape: tuple
     outputs: tuple
 
     @property
     def shape(self):
         """Lines and columns of the sensitive pixels."""
         return tuple(max(output.trimmed[axis].stop for output in self.outputs) for axis in (0, 1))
+
+    def frame(self):
+        """Read the counts (uint16 array) with all scans."""
+        name = f"CHAN{self.ifu:02d}"
+        with reading(self.path, f"the frame of {name}"), fits.open(self.path) as hdus:
+            frame = np.asarray(hdus[name].data)
+        if frame.dtype != np.uint16:
+            raise InputError(
+                f"{self.path}: {name} holds {frame.dtype}; a raw frame has unsigned 16-bit counts"
+            )
+        return frame
 
     def trim(self, image):
         """An image (array) of the size of the frame without its scans."""
@@ -113,7 +124,7 @@ NO_IMAGE = Calibrated(
 
 
 def open_readout(path, ifu):
-    """Read the extension of an IFU out of a raw frame.
+    """Find the extension of an IFU in a raw frame.
 
     Parameters
     ----------
@@ -132,12 +143,10 @@ def open_readout(path, ifu):
     name = f"CHAN{ifu:02d}"
     with reading(path, f"the frame of {name}"), fits.open(path) as hdus:
         primary, header = hdus[0].header.copy(), hdus[name].header.copy()
-        frame = np.asarray(hdus[name].data)
-    if frame.dtype != np.uint16:
-        raise InputError(f"{path}: {name} holds {frame.dtype}; a raw frame has unsigned 16-bit counts")
+        shape = hdus[name].shape
     with reading(path, f"the header of {name}"):
         outputs = tuple(_output(header, number) for number in range(1, 5))
-    return Readout(path, ifu, primary, header, frame, outputs)
+    return Readout(path, ifu, primary, header, shape, outputs)
 
 
 def _output(header, number):
@@ -185,8 +194,10 @@ def calibrate_detector(readout, calibrations, lines=None):
     InputError
         A calibration is of another detector, read-out or size, or its overscan lies far from the frame's.
     """
-    shape, counts = readout.shape, readout.trim(readout.frame)
-    levels, gains, statistics = _outputs(readout)
+    frame = readout.frame()
+    shape, counts = readout.shape, readout.trim(frame)
+    levels, gains, statistics = _outputs(readout, frame)
+    del frame
     data, variance = np.empty(shape, np.float32), np.empty(shape, np.float32)
     dq, saturated, share = _bad_pixels(calibrations.get("BADPIX_TABLE"), readout), 0, 0.0
     with ExitStack() as stack:
@@ -220,12 +231,12 @@ def read_flat(path, readout):
         return master.values("DATA"), master.values("DQ").view(np.uint32)
 
 
-def _outputs(readout):
+def _outputs(readout, frame):
     """Overscan and gain (2, lines) of both halves, and mean and deviation of the four strips."""
     levels, gains = np.empty((2, 2, readout.shape[0]))
     statistics = []
     for output in readout.outputs:
-        strip = readout.frame[output.strip]
+        strip = frame[output.strip]
         first = output.bright[0].start - output.strip[0].start
         height = output.bright[0].stop - output.bright[0].start
         levels[output.side, output.trimmed[0]] = fit_overscan(strip)[first : first + height]
@@ -307,7 +318,7 @@ def _seconds(header, path):
 
 def _bad_pixels(path, readout):
     """DQ (uint32) of a table of bad pixels, which counts pixels with their scans."""
-    name, flags = f"CHAN{readout.ifu:02d}", np.zeros(readout.frame.shape, np.uint32)
+    name, flags = f"CHAN{readout.ifu:02d}", np.zeros(readout.frame_shape, np.uint32)
     if path is None:
         return readout.trim(flags)
     with reading(path, "the table of bad pixels"), fits.open(path) as hdus:

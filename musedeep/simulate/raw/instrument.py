@@ -137,18 +137,23 @@ class Spectrograph:
         -------
         (xlow, xhigh), (ylow, yhigh) : float
         """
-        ranges = []
-        for ifu in self.ifus:
-            for piece in self.slices(ifu):
-                x, y, inside = piece.pixels(self.lines)
-                wavelength = piece.wavelengths(x, y)
-                kept = inside & (wavelength >= low) & (wavelength <= high)
-                across, along = piece.focal_plane(x, y)
-                if kept.any():
-                    found = across[kept], along[kept]
-                    ranges.append([(values.min(), values.max()) for values in found])
-        ranges = np.array(ranges)
-        return tuple((ranges[:, axis, 0].min(), ranges[:, axis, 1].max()) for axis in (0, 1))
+        return _limits(self, low, high)
+
+
+@lru_cache(maxsize=4)
+def _limits(spectrograph, low, high):
+    ranges = []
+    for ifu in spectrograph.ifus:
+        for piece in spectrograph.slices(ifu):
+            x, y, inside = piece.pixels(spectrograph.lines)
+            wavelength = piece.wavelengths(x, y)
+            kept = inside & (wavelength >= low) & (wavelength <= high)
+            across, along = piece.focal_plane(x, y)
+            if kept.any():
+                found = across[kept], along[kept]
+                ranges.append([(values.min(), values.max()) for values in found])
+    ranges = np.array(ranges)
+    return tuple((ranges[:, axis, 0].min(), ranges[:, axis, 1].max()) for axis in (0, 1))
 
 
 @lru_cache(maxsize=4 * IFU_COUNT)
