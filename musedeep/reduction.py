@@ -21,7 +21,7 @@ class ReductionSettings:
     backend: str = _setting(
         "auto",
         Choice("auto", "esorex", "native"),
-        "what does muse_create_sky and muse_scipost: ESO's recipes (esorex, auto) or musedeep itself (native)",
+        "what reduces frames: ESO's recipes (esorex, auto) or musedeep itself (native)",
     )
     case: str = _setting(
         "auto",
@@ -47,7 +47,9 @@ class ReductionSettings:
         0.2, Number(above=0), "a shift of the sky lines (Angstrom) of this size sets bit 9 of QCFLAG"
     )
     fov_image: bool = _setting(
-        True, Switch(), "make an IMAGE_FOV of every exposure, for which the recipe has to make a cube"
+        True,
+        Switch(),
+        "make an IMAGE_FOV of every exposure, for which the recipe has to make a cube (native does not)",
     )
     keep: bool = _setting(
         False, Switch(), "keep the tables of every IFU, so that another sky subtraction need not redo them"

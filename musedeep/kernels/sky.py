@@ -104,7 +104,7 @@ def collapse_planes(sums, throughput, image):
 
     Parameters
     ----------
-    sums : (planes, rows, columns, 3) float64
+    sums : (planes, rows, columns, 2) float64
         Weight, and weight times value, of every voxel.
     throughput : (planes,) float64
         Weights of the planes.

@@ -117,11 +117,10 @@ def science_task(association, tables, work, settings, sky=None):
     """
     save = ["individual"] + (["cube"] if settings.fov_image else [])
     parameters = sky_parameters(association, settings)
-    expected = {"PIXTABLE_REDUCED": 1}
+    expected = {"PIXTABLE_REDUCED": 1} | ({"IMAGE_FOV": 1} if settings.fov_image else {})
     if settings.backend == "native":
-        parameters = {"backend": f"musedeep/{__version__}"} | parameters
+        parameters = {"backend": f"musedeep/{__version__}", "fov_image": settings.fov_image} | parameters
     else:
-        expected |= {"IMAGE_FOV": 1} if settings.fov_image else {}
         if parameters["skymethod"] == "model":
             save.append("skymodel")
             expected["SKY_MASK"] = 1

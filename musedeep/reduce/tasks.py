@@ -184,7 +184,7 @@ def _native_create_sky(task, names):
 
 
 def _native_scipost(task, names):
-    from musedeep.reduce.native import SkyChoice, reduce_tables
+    from musedeep.reduce.native import SkyChoice, reduce_tables, write_field_image
 
     given, parameters = _by_tag(task), task.parameters
     output = task.folder / "PIXTABLE_REDUCED_0001.fits"
@@ -193,7 +193,11 @@ def _native_scipost(task, names):
         given.pop("PIXTABLE_OBJECT"), given, output, skymethod=parameters["skymethod"],
         sky=SkyChoice(fraction) if fraction else None, names=names,
     )  # fmt: skip
-    return [output, *facts.pop("products", [])], facts
+    outputs = [output, *facts.pop("products", [])]
+    if parameters["fov_image"]:
+        outputs.append(task.folder / "IMAGE_FOV_0001.fits")
+        write_field_image(output, outputs[-1])
+    return outputs, facts
 
 
 def _by_tag(task):

@@ -221,3 +221,5 @@ def test_reduce_takes_the_native_step(raw_night, tmp_path):
     # by which the deep product knows that there was a frame of the sky
     assert "SKY_CONTINUUM" in kinds
     assert "musedeep/" in result.tables[0].with_suffix(".log").read_text()
+    image = fits.getdata(next(tmp_path.glob("IMAGE_FOV_*.fits")))
+    assert np.isfinite(image).sum() > 1000

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from musedeep.images import Filter
-from musedeep.kernels.reject_eso import judge_eso
-from musedeep.kernels.resample import spread_drizzle
-from musedeep.kernels.sample import Window
+from musedeep.kernels.planes import drizzle_sorted, judge_few
 from musedeep.kernels.sky import collapse_planes
 from musedeep.kernels.window import REJECTED, locate_rows, sort_planes
 
@@ -16,7 +14,6 @@ __all__ = ["PlaneGrid", "Planes"]
 
 # A drop reaches into the plane beside its own, and a row is judged by those of the planes beside its own.
 _HALO = 2
-_JUDGED_AT_ONCE = 8
 _ROWS_AT_ONCE = 1 << 18
 _ROWS_OF_A_SLAB = 6 << 20
 _CELLS_OF_A_SLAB = 10 << 20
@@ -61,7 +58,7 @@ class Planes:
         Size of a drop along x, y (pixels) and wavelength (Angstrom).
     crsigma : float
         Rows above the median of those around by so many median absolute deviations are struck; see
-        `musedeep.kernels.reject_eso.judge_eso`.
+        `musedeep.kernels.planes.judge_few`.
     direction : int
         Along which axis of the grid slices run: 1 for columns, 2 for rows, 0 for neither.
     rows_of_a_slab : int, optional
@@ -107,19 +104,22 @@ class Planes:
         count = len(rows["cell"])
         if count == 0:
             return
+        shape = last - first + 2 * _HALO, *self.grid.shape[1:]
+        start, value, index = self._sort(rows, shape[0])
         if self.crsigma > 0:
-            self._judge(rows, last - first + 2 * _HALO)
+            sample = np.empty(27 * int(np.diff(start).max()) + 8, np.float32)
+            judge_few(
+                start, value, index, self.bits, shape, 1, shape[0] - 1, self.direction, self.crsigma,
+                rows["state"], sample,
+            )  # fmt: skip
             own = rows["state"] == REJECTED
-            own &= (rows["plane"] >= _HALO) & (rows["plane"] < last - first + _HALO)
+            own &= (rows["plane"] >= _HALO) & (rows["plane"] < shape[0] - _HALO)
             for n, numbers in enumerate(struck):
                 numbers.append(rows["identity"][own & (rows["owner"] == n)])
-        shape = last - first, *self.grid.shape[1:]
-        sums = np.zeros((*shape, 3))
-        seen = np.zeros((-(-len(self.source.row_counts) // 64), *shape), np.uint64)
-        spread_drizzle(
-            rows["cell"], rows["plane"], rows["payload"], rows["owner"], rows["state"],
-            np.array([[0, count]]), self.bits, np.array([_HALO, 0]), self.drop, rows["centres"],
-            np.full(len(rows["centres"]), self.grid.step), np.ones(len(self.source.row_counts)), sums, seen,
+        sums = np.zeros((last - first, *shape[1:], 2))
+        drizzle_sorted(
+            start, index, rows["payload"], rows["state"], self.bits, shape, _HALO, self.drop, self.grid.step,
+            sums,
         )  # fmt: skip
         collapse_planes(sums, self.throughput[first:last], self._image)
 
@@ -155,26 +155,15 @@ class Planes:
         rows["payload"] = np.ascontiguousarray(rows["payload"])
         return rows | {"centres": centres}
 
-    def _judge(self, rows, planes):
+    def _sort(self, rows, planes):
+        """Rows by cell: first row of every cell, values, and places before."""
         count = len(rows["cell"])
         start = np.empty(planes * self.cells + 1, np.int32)
-        value, variance = np.empty(count, np.float32), np.empty(count, np.float32)
+        # a few more, as `judge_few` wants them
+        value, variance = np.zeros(count + 4, np.float32), np.empty(count, np.float32)
         owner, index = np.empty(count, np.uint16), np.empty(count, np.int32)
         sort_planes(
             rows["cell"], rows["plane"], rows["payload"], rows["owner"], np.array([[0, count]]), 0, planes,
             self.cells, start, 0, value, variance, owner, index,
         )  # fmt: skip
-        deepest = int(np.diff(start).max())
-        buffers = np.empty((5, 27 * deepest + 16), np.float32)
-        ny, nx = self.grid.shape[1:]
-        numbers = np.empty((planes, ny, nx), np.int32)
-        for k in range(0, planes, _JUDGED_AT_ONCE):
-            low, high = max(k - 1, 0), min(k + _JUDGED_AT_ONCE + 1, planes)
-            window = Window(
-                start[low * self.cells : high * self.cells + 1], low, high, self.bits, ny, nx, value,
-                variance, owner, index,
-            )  # fmt: skip
-            judge_eso(
-                window, k, min(k + _JUDGED_AT_ONCE, planes), 0, self.direction, 0, self.crsigma,
-                rows["state"], numbers, buffers,
-            )  # fmt: skip
+        return start, value, index

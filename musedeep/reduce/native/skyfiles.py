@@ -13,7 +13,7 @@ __all__ = ["base_header", "write_fits", "write_sky"]
 _LINE_UNIT = "10**(-20)*erg/(s cm^2 arcsec^2)"
 # what describes a table of rows, and what the sky has to do with neither
 _OF_TABLES = re.compile(
-    r"ESO QC |ESO DRS MUSE (?:PIXTABLE|FLAT)|ESO DET (?:CHIP|OUT)|EXTNAME|CHECKSUM|DATA(?:SUM|MD5)"
+    r"ESO QC |ESO DRS MUSE (?:PIXTABLE|FLAT)|ESO DET (?:CHIP|OUT)|EXTNAME|PIPEFILE|CHECKSUM|DATA(?:SUM|MD5)"
 )
 
 

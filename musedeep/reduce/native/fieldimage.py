@@ -1,0 +1,173 @@
+"""The white-light image of a reduced exposure, without a cube."""
+
+import math
+import re
+
+import numpy as np
+from astropy.io import fits
+
+from musedeep.images import WHITE, extension_header
+from musedeep.kernels.ingest import place_rows
+from musedeep.kernels.sky import block_extremes, sky_extent
+from musedeep.layout import eso_grid
+from musedeep.muse import (
+    DQ_BITS,
+    FLUX_UNIT,
+    PIXTABLE_PREFIX,
+    PLANE_ANGSTROM,
+    sampling_arcsec,
+    scales_from_cd,
+)
+from musedeep.pixtable import open_pixel_table
+from musedeep.reduce.native.headers import Observation
+from musedeep.reduce.native.planes import PlaneGrid, Planes
+from musedeep.reduce.native.skyfiles import base_header, write_fits
+from musedeep.reduce.native.survey import BLOCK_ROWS, runs_of_blocks
+from musedeep.sky import sky_frame
+
+__all__ = ["field_image", "write_field_image"]
+
+_ARCSEC = math.degrees(1) * 3600
+_CHUNK_ROWS = 1 << 20
+_DROP, _CRSIGMA = 0.8, 15.0
+_TURN_DEG = 5.0
+_OF_AXES = re.compile(r"(?:CTYPE|CUNIT|CRPIX)\d|CD\d_\d|SPECSYS")
+
+
+class _ReducedRows:
+    """The rows of a reduced table on the tangent plane of its pointing, in arcsec."""
+
+    def __init__(self, table, ra_deg, dec_deg):
+        self.table, self.row_counts = table, [table.row_count]
+        blocks = -(-table.row_count // BLOCK_ROWS)
+        self._lowest, self._highest = np.empty(blocks, np.float32), np.empty(blocks, np.float32)
+        limits = np.tile([np.inf, -np.inf], (2, 1))
+        for start in range(0, table.row_count, _CHUNK_ROWS):
+            stop = min(start + _CHUNK_ROWS, table.row_count)
+            rows = table.read_columns(["xpos", "ypos", "lambda"], start, stop)
+            here = slice(start // BLOCK_ROWS, -(-stop // BLOCK_ROWS))
+            block_extremes(rows["lambda"], BLOCK_ROWS, self._lowest[here], self._highest[here])
+            x, y, _ = _placed(rows["xpos"], rows["ypos"], rows["lambda"], rows["lambda"], rows["lambda"])
+            sky_extent(x / np.float32(_ARCSEC), y / np.float32(_ARCSEC), math.radians(dec_deg), limits)
+        self.wavelengths = float(self._lowest.min()), float(self._highest.max())
+        self.ra_limits = np.degrees(np.arctan(limits[0])).astype(np.float32)
+        self.dec_limits = (np.degrees(np.arcsin(limits[1])) - dec_deg).astype(np.float32)
+
+    def runs(self, n, low, high):
+        """Runs of rows, see `musedeep.reduce.native.planes.Planes`."""
+        return runs_of_blocks(self._lowest, self._highest, low, high)
+
+    def place(self, n, start, stop):
+        """Rows and their states, see `musedeep.reduce.native.planes.Planes`."""
+        names = "xpos", "ypos", "lambda", "data", "stat", "dq"
+        columns = self.table.read_columns(names, start, stop)
+        x, y, usable = _placed(*(columns[name] for name in names[:5]))
+        dq = columns["dq"]
+        states = np.where(dq == 0, 0, np.where(dq == DQ_BITS["cosmic_ray"], 1, 3)).astype(np.uint8)
+        states[usable == 0] = 3
+        return np.stack([x, y, *(columns[name] for name in names[2:5])]), states
+
+
+def _placed(xpos, ypos, wavelength, data, variance):
+    x, y, usable = np.empty_like(xpos), np.empty_like(xpos), np.empty(len(xpos), np.uint8)
+    limits = np.tile([np.inf, -np.inf], 3)
+    place_rows(xpos, ypos, wavelength, data, variance, np.eye(3), np.zeros(2), x, y, usable, limits)
+    return x, y, usable
+
+
+def field_image(path, *, rows_of_a_slab=None):
+    """White-light image of a reduced exposure, as muse_scipost makes it of a cube.
+
+    Rows are drizzled into planes of 1.25 Angstrom on the recipe's grid, cosmic rays are rejected by its
+    rule, and the mean of the planes from 4650 to 9300 Angstrom is taken; only some planes are in memory at a
+    time.
+
+    Parameters
+    ----------
+    path : Path
+        PIXTABLE_REDUCED.
+    rows_of_a_slab : int, optional
+        About so many rows are in memory at a time.
+
+    Returns
+    -------
+    image : float32 array (rows, columns)
+        NaN without data.
+    grid : VoxelGrid
+        Of the cube that it would be the image of.
+
+    Raises
+    ------
+    InputError
+        The table is not a reduced one.
+    """
+    table = open_pixel_table(path)
+    observation = Observation(table.header, table.path)
+    pointing = observation.number("RA"), observation.number("DEC")
+    rows = _ReducedRows(table, *pointing)
+    steps = sampling_arcsec(observation.mode)
+    grid = eso_grid(rows.ra_limits, rows.dec_limits, *pointing, rows.wavelengths, steps)
+    cd = np.array([[observation.number(f"CD{i}_{j}") for j in (1, 2)] for i in (1, 2)])
+    drop = [_DROP * abs(scale) * 3600 / step for scale, step in zip(scales_from_cd(cd), steps, strict=True)]
+    planes = Planes(
+        rows,
+        PlaneGrid(
+            grid.shape,
+            np.ascontiguousarray(
+                grid.from_sky(sky_frame(*pointing)) @ np.diag([1 / _ARCSEC, 1 / _ARCSEC, 1])
+            ),
+            grid.wavelength_start,
+            grid.wavelength_step,
+        ),
+        WHITE,
+        drop=(*drop, _DROP * PLANE_ANGSTROM),
+        crsigma=_CRSIGMA,
+        direction=_direction(observation.position_angle_deg),
+        rows_of_a_slab=rows_of_a_slab,
+    )
+    return planes.image()[0], grid
+
+
+def _direction(position_angle_deg):
+    """Along which axis slices run: 1 for columns, 2 for rows, 0 for neither."""
+    off = position_angle_deg % 180
+    if min(off, 180 - off) < _TURN_DEG:
+        return 1
+    return 2 if abs(off - 90) < _TURN_DEG else 0
+
+
+def write_field_image(path, output):
+    """Write the IMAGE_FOV of a reduced exposure.
+
+    Parameters
+    ----------
+    path : Path
+        PIXTABLE_REDUCED.
+    output : Path
+        Replaced if it exists.
+
+    Raises
+    ------
+    InputError
+        The table is not a reduced one.
+    """
+    image, grid = field_image(path)
+    table = open_pixel_table(path)
+    header = base_header(table)
+    for name in [name for name in header if _OF_AXES.fullmatch(name)]:
+        del header[name]
+    cards = {
+        "OBJECT": f"{header.get('OBJECT', '')} (white)".strip(),
+        "ESO PRO CATG": "IMAGE_FOV",
+        "ESO DRS MUSE FILTER NAME": "white",
+        "ESO DRS MUSE FILTER FRACTION": WHITE.covered_percent(grid.wavelengths),
+    }
+    if table.header.get(f"{PIXTABLE_PREFIX}FFCORR"):
+        cards["ESO DRS MUSE FLUX FFCORR"] = True
+    for name, value in cards.items():
+        header[name if len(name) <= 8 else f"HIERARCH {name}"] = value
+    data = extension_header("DATA", grid.to_header(), FLUX_UNIT, "", axes=2, has_variance=False)
+    # as in the recipe's image, which is no science data product by itself
+    data.update({"BUNIT": FLUX_UNIT, "HDUDOC": "DICD", "HDUVERS": "DICD version 6", "INHERIT": True})
+    del data["OBJECT"]
+    write_fits(output, [fits.PrimaryHDU(header=header), fits.ImageHDU(image, data)])
