@@ -2,10 +2,10 @@
 processes.
 
     python benchmarks/peer.py --exposures 8 --rows 3.5e6
-    python benchmarks/peer.py --exposures 32 --rows 1.5e6 --reject guarded
+    python benchmarks/peer.py --exposures 32 --rows 1.5e6 --reject guarded --threads 2
 
-Both read the same simulated pixel tables and offset list with one thread and write their cube and their
-white-light image. Times are user plus system, of everything from start to end of the command, imports
+Both read the same simulated pixel tables and offset list, with as many threads, and write their cube and
+their white-light image. Times are user plus system, of everything from start to end of the command, imports
 included. The peer has one rule of rejection (`eso`); it stands beside both of musedeep's.
 """
 
@@ -17,11 +17,11 @@ from pathlib import Path
 
 from harness import Report, measure, musedeep, row_count, simulated, warm_up
 
-# What is promised: exposures, rule, how many times less CPU.
+# What is promised with one thread: exposures, rule, how many times less CPU.
 TARGETS = {(8, "eso"): 5.0, (8, "guarded"): 5.0, (32, "guarded"): 12.0}
 
 
-def run_peer(files, folder):
+def run_peer(files, folder, threads):
     """Run ESO's recipe; `harness.Measured`."""
     folder.mkdir(parents=True)
     offsets = files[0].parent / "OFFSET_LIST.fits"
@@ -34,15 +34,15 @@ def run_peer(files, folder):
         "muse_exp_combine",
         folder / "frames.sof",
     ]
-    return measure(words, OMP_NUM_THREADS="1")
+    return measure(words, OMP_NUM_THREADS=str(threads))
 
 
-def run_ours(files, folder, reject, memory):
-    """Run all stages of musedeep that the peer has too, with one thread; `harness.Measured`."""
+def run_ours(files, folder, reject, options):
+    """Run all stages of musedeep that the peer has too; `harness.Measured`."""
     # the peer does not assess the quality of what it made
-    options = ["--reject", reject, "--workers", "1", "--memory", memory, "--assess", "off", "--quiet"]
+    words = ["--reject", reject, "--workers", str(options.threads), "--memory", options.memory]
     offsets = ["--offsets", files[0].parent / "OFFSET_LIST.fits"]
-    return musedeep("run", *files, "-o", folder, *options, *offsets)
+    return musedeep("run", *files, "-o", folder, *words, *offsets, "--assess", "off", "--quiet")
 
 
 def best(run, files, folder, repeat):
@@ -66,6 +66,7 @@ def main():
     parser.add_argument("--rows", type=float, default=3.5e6, help="of an exposure")
     parser.add_argument("--field", type=float, default=24.0, help="side of the field in arcsec")
     parser.add_argument("--reject", nargs="+", default=["eso", "guarded"])
+    parser.add_argument("--threads", type=int, default=1, help="of both")
     parser.add_argument("--memory", default="4GB")
     parser.add_argument("--repeat", type=int, default=1, help="runs of each, of which the best counts")
     parser.add_argument("--folder", type=Path, help="where to work and keep the simulation [temporary]")
@@ -82,17 +83,19 @@ def compare(options, folder):
         folder / f"exposures{options.exposures}", options.exposures, options.rows, options.field
     )
     warm_up(folder)
-    report = Report(f"musedeep beside muse_exp_combine, {options.exposures} exposures")
+    report = Report(
+        f"musedeep beside muse_exp_combine, {options.exposures} exposures, threads: {options.threads}"
+    )
     ours = {
         reject: best(
-            lambda path, reject=reject: run_ours(files, path, reject, options.memory),
+            lambda path, reject=reject: run_ours(files, path, reject, options),
             files,
             folder,
             options.repeat,
         )
         for reject in options.reject
     }
-    peer = best(lambda path: run_peer(files, path), files, folder, options.repeat)
+    peer = best(lambda path: run_peer(files, path, options.threads), files, folder, options.repeat)
     rows = row_count(files)
     for name, reject, run in [("muse_exp_combine", "eso", peer)] + [
         ("musedeep", r, m) for r, m in ours.items()
@@ -107,8 +110,9 @@ def compare(options, folder):
             peak_MB=run.peak_bytes / 1e6,
             bytes_per_row=run.peak_bytes / rows,
             times_less_cpu=peer.cpu / run.cpu,
+            times_less_wall=peer.seconds / run.seconds,
         )
-        if run is not peer:
+        if run is not peer and options.threads == 1:
             target = TARGETS.get((options.exposures, reject), 0.0)
             if peer.cpu / run.cpu < target:
                 report.fail(f"{peer.cpu / run.cpu:.1f} times less CPU with {reject}; {target:g} are wanted.")

@@ -1,6 +1,8 @@
 """Every benchmark runs, at a tiny size; what it promises is not held to here."""
 
-import shlex
+import json
+import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -8,26 +10,10 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-SMALL = "--rows 6e3 --field 6 --folder {folder}"
-TINY = {
-    "addition": "--exposures 3 --rows 6e3 --folder {folder}",
-    "align": "{folder} '3 stars'",
-    "cluster": "--blocks 20 --exposures 3 --folder {folder}",
-    "combine": f"--exposures 2 {SMALL}",
-    "cutout": "--exposures 2 --field 6 --length 20 --size 3 --band 10 --folder {folder}",
-    "depth": "--exposures 2",
-    "diagnostics": "{folder} --seeds 1 --case sky",
-    "memory": f"--exposures 2 {SMALL}",
-    "noise": "--exposures 2 --folder {folder}",
-    "peer": f"--exposures 2 --reject guarded {SMALL}",
-    "rejection": "--exposures 3",
-    "selection": "{folder} --headers 60",
-    "speed": "--exposures 2 3 --rows 6e3 --field 6 --folder {folder} --output {folder}/speed",
-}
 # run at a size where what it promises can be held to
 ELSEWHERE = {"cluster_faults": "cluster/test_slurm.py", "mosaic275": "scale/test_mosaic.py"}
 NEED_ESOREX = {"align", "peer"}
-NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "harness")
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("harness", "suite"))
 
 
 @pytest.mark.parametrize(
@@ -39,11 +25,35 @@ def test_the_benchmark_runs(name, tmp_path):
     if name in ELSEWHERE:
         assert f"{name}.py" in (Path(__file__).parent / ELSEWHERE[name]).read_text()
         return
-    assert name in TINY, f"benchmarks/{name}.py needs a tiny command here, so that it is run at all"
-    words = shlex.split(TINY[name].format(folder=tmp_path))
-    run = subprocess.run(
-        [sys.executable, FOLDER / f"{name}.py", *words], cwd=tmp_path, capture_output=True, text=True
-    )
-    # 1 tells that something promised was missed, which at this size says nothing
-    assert run.returncode in (0, 1) and "Traceback" not in run.stderr, run.stderr[-3000:]
-    assert "|" in run.stdout, run.stdout
+    words = [FOLDER / "suite.py", "--size", "tiny", "--only", name, "--output", tmp_path / "all"]
+    run = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    record = json.loads((tmp_path / "all" / name / "record.json").read_text())
+    # what it promises says nothing at this size
+    assert record["state"] in ("met", "missed") and "|" in record["text"]
+    assert record["text"].splitlines()[-1] in (tmp_path / "all/report.md").read_text()
+    assert (tmp_path / "all/report.png").stat().st_size > 10_000
+
+
+def test_all_benchmarks_are_in_the_suite(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(FOLDER)
+    commands = runpy.run_path(str(FOLDER / "suite.py"))["COMMANDS"]
+    assert {name.split()[0] for name in commands} == set(NAMES)
+    assert all("full" in sizes for sizes in commands.values())
+    assert {name for name in NAMES if "tiny" not in commands[name]} == set(ELSEWHERE)
+
+
+def test_a_benchmark_that_breaks_is_told_and_run_again(tmp_path):
+    (tmp_path / "zarr.py").write_text("raise ImportError('no zarr here')")
+    words = [FOLDER / "suite.py", "--size", "tiny", "--only", "startup", "--output", tmp_path / "all"]
+    command = [sys.executable, *map(str, words)]
+    without = os.environ | {"PYTHONPATH": str(tmp_path)}
+    run = subprocess.run(command, env=without, capture_output=True, text=True)
+    assert run.returncode == 1 and "startup ended with an error" in run.stdout
+    assert "no zarr here" in (tmp_path / "all/report.md").read_text()
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0, again.stdout + again.stderr
+    record = tmp_path / "all/startup/record.json"
+    finished = record.stat().st_mtime_ns
+    subprocess.run(command, capture_output=True, check=True)
+    assert record.stat().st_mtime_ns == finished
