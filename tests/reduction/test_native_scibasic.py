@@ -255,3 +255,22 @@ def test_nothing_need_be_written_between_frame_and_reduced_table(raw_night, tmp_
             tmp_path / "m.fits",
             skymethod="model",
         )
+
+
+def test_dirty_frames_are_calibrated_as_by_the_recipe(tmp_path):
+    # with adaptive optics; saturated pixels, spikes in the overscan, masters with bad pixels of their own
+    simulate_raw_exposures(tmp_path, sky_exposures=0, ifus=(12,), mode="WFM-AO-N", stars=0, seed=7)
+    frame, given, rng = frames_of(tmp_path, "OBJECT")[0], calibrations(tmp_path, 12), np.random.default_rng(7)
+    for tag, bit in (("MASTER_BIAS", DQ_BITS["low_qe"]), ("MASTER_FLAT", DQ_BITS["dark_pixel"])):
+        with fits.open(given[tag], mode="update") as hdus:
+            hdus["DQ"].data[rng.integers(0, 2056, 3000), rng.integers(0, 1024, 3000)] |= bit
+    with fits.open(frame, mode="update") as hdus:
+        counts = hdus["CHAN12"].data
+        for value in (65535, 0):
+            counts[rng.integers(30, 2080, 400), rng.integers(20, 1040, 400)] = value
+        counts[500, 525], counts[700:703, 526] = 3000, 1400
+    theirs, _ = rows_of(by_recipe(tmp_path / "recipe", frame, "OBJECT", 12, given))
+    reduce_frame(frame, "OBJECT", 12, given, tmp_path / "own.fits")
+    own, _ = rows_of(tmp_path / "own.fits")
+    assert_agrees(own, theirs)
+    assert np.any(own["dq"] & DQ_BITS["saturated"]) and np.any(own["dq"] == DQ_BITS["nad_gap"])

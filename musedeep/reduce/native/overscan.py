@@ -3,7 +3,10 @@
 import numpy as np
 from numpy.polynomial import chebyshev
 
-__all__ = ["fit_overscan"]
+__all__ = ["HIGHEST", "fit_overscan"]
+
+HIGHEST = 65500
+"""Counts above it are saturated."""
 
 _HIGHEST_ORDER = 15
 _FACTOR = 1.00001
@@ -14,7 +17,8 @@ def fit_overscan(strip):
     """Fit a polynomial to an overscan, along its lines.
 
     The order grows from 0 to 15 as long as the scatter becomes smaller by more than 1e-5 of it; the order
-    that fails is taken. Values off by more than thirty sigma are left out of the last fit.
+    that fails is taken. Saturated values are left out, then those off by more than thirty sigma, again
+    and again until all that are left lie nearer.
 
     Parameters
     ----------
@@ -26,15 +30,19 @@ def fit_overscan(strip):
     """
     values = strip.astype(np.float64)
     place = np.linspace(-1, 1, len(values))
-    kept = np.ones(values.shape, bool)
+    kept = (strip > 0) & (strip <= HIGHEST)
     before = np.inf
     for order in range(_HIGHEST_ORDER + 1):
         levels, scatter = _fit(place, values, kept, order)
         if before <= _FACTOR * scatter:
             break
         before = scatter
-    kept = np.abs(values - levels[:, None]) <= _CLIP_SIGMA * scatter
-    return levels if kept.all() else _fit(place, values, kept, order)[0]
+    while True:
+        near = kept & (np.abs(values - levels[:, None]) <= _CLIP_SIGMA * scatter)
+        if near.sum() == kept.sum():
+            return levels
+        kept = near
+        levels, scatter = _fit(place, values, kept, order)
 
 
 def _fit(place, values, kept, order):

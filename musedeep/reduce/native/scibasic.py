@@ -159,7 +159,8 @@ class IfuRows:
             return rows
         if self._mode.gap:
             low, high = self._mode.gap
-            rows["dq"][(rows["lambda"] >= low) & (rows["lambda"] <= high)] |= np.uint32(DQ_BITS["nad_gap"])
+            # in place of other flags, as in the recipe
+            rows["dq"][(rows["lambda"] > low) & (rows["lambda"] < high)] = np.uint32(DQ_BITS["nad_gap"])
         if self._factors:
             factor = self._factors[piece.number]
             rows["data"][:] = rows["data"] * factor
