@@ -252,7 +252,8 @@ def reset_peak_memory(client=None):
     client : distributed.Client, optional
     """
     if client is not None:
-        client.run(_reset_peak, on_error="ignore")
+        with _scheduler_needed():
+            client.run(_reset_peak, on_error="ignore")
     else:
         _reset_peak()
 
@@ -271,7 +272,8 @@ def peak_memory(client=None):
     """
     if client is None:
         return _read_peak()
-    return max(client.run(_read_peak, on_error="ignore").values(), default=0)
+    with _scheduler_needed():
+        return max(client.run(_read_peak, on_error="ignore").values(), default=0)
 
 
 def _reset_peak():

@@ -61,7 +61,12 @@ class Monitor:
             beside.replace(self._path)
 
     def _dashboard(self):
-        return self._client.dashboard_link if self._client is not None else None
+        if self._client is None:
+            return None
+        try:
+            return self._client.dashboard_link
+        except Exception:  # as below
+            return None
 
     def _workers(self):
         """Name, threads, tasks at work, memory in use and allowed [bytes] of every worker."""
