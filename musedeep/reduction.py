@@ -19,9 +19,10 @@ class ReductionSettings:
     """How raw frames are reduced."""
 
     backend: str = _setting(
-        "auto",
-        Choice("auto", "esorex", "native"),
-        "what reduces frames: ESO's recipes (esorex, auto) or musedeep itself (native)",
+        "esorex",
+        Choice("esorex", "native", "auto"),
+        "what reduces frames: ESO's recipes (esorex), musedeep itself (native), or whichever can (auto), "
+        "native first",
     )
     case: str = _setting(
         "auto",

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from musedeep.muse import IFU_COUNT, mode_facts
+from musedeep.muse import IFU_COUNT, MODES
 from musedeep.reduce.frames import Frame
 
 __all__ = ["Association", "associate", "steps_of"]
@@ -50,6 +50,8 @@ class Association:
         What a human should know: old calibrations, IFUs that the frame does not hold.
     arc_days : float
         Time to the arc that is furthest away, NaN where there is none.
+    backend, backend_reason : str
+        What reduces it (``native`` or ``esorex``), and why.
     """
 
     frame: Frame
@@ -60,6 +62,8 @@ class Association:
     ifu_missing: dict = field(default_factory=dict)
     notes: list = field(default_factory=list)
     arc_days: float = math.nan
+    backend: str = ""
+    backend_reason: str = ""
 
     @property
     def ifus(self):
@@ -101,7 +105,8 @@ def steps_of(association, with_sky):
     elif association.case == "sky":
         needed += ("LSF_PROFILE",)
     used = ("STD_TELLURIC", "ASTROMETRY_WCS", "FILTER_LIST")
-    if mode_facts(association.frame.mode).gap and needed != _FLUX:
+    mode = MODES.get(association.frame.mode)
+    if mode is not None and mode.gap and needed != _FLUX:
         used += ("RAMAN_LINES",)
     return steps | {"scipost": (needed, used)}
 

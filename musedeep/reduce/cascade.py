@@ -64,7 +64,7 @@ def basic_tasks(association, work, settings):
         calibrations = association.calibrations(tags, ifu)
         frames = ((frame.path, frame.tag, frame.path.name), *_linked(calibrations, ifu))
         parameters = {"nifu": ifu, "saveimage": False, "merge": False}
-        if settings.backend == "native":
+        if association.backend == "native":
             parameters = {"backend": f"musedeep/{__version__}", "nifu": ifu}
         tasks[ifu] = Task(
             step="scibasic",
@@ -96,7 +96,7 @@ def sky_task(association, tables, work, settings):
     -------
     Task
     """
-    parameters = {"backend": f"musedeep/{__version__}"} if settings.backend == "native" else {}
+    parameters = {"backend": f"musedeep/{__version__}"} if association.backend == "native" else {}
     expected = {"SKY_LINES": 1, "SKY_CONTINUUM": 1}
     return _merging_task("create_sky", association, tables, work, settings, parameters, expected)
 
@@ -118,7 +118,7 @@ def science_task(association, tables, work, settings, sky=None):
     save = ["individual"] + (["cube"] if settings.fov_image else [])
     parameters = sky_parameters(association, settings)
     expected = {"PIXTABLE_REDUCED": 1} | ({"IMAGE_FOV": 1} if settings.fov_image else {})
-    if settings.backend == "native":
+    if association.backend == "native":
         parameters = {"backend": f"musedeep/{__version__}", "fov_image": settings.fov_image} | parameters
     else:
         if parameters["skymethod"] == "model":

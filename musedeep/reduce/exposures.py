@@ -16,9 +16,10 @@ from musedeep.execute import run_tasks
 from musedeep.lock import run_lock
 from musedeep.progress import Progress, duration
 from musedeep.reduce.association import associate
+from musedeep.reduce.backends import choose_backend
 from musedeep.reduce.cascade import basic_tasks, science_task, sky_task
 from musedeep.reduce.frames import find_frames
-from musedeep.reduce.products import final_record, finish_exposure, table_name
+from musedeep.reduce.products import backend_facts, final_record, finish_exposure, table_name
 from musedeep.reduce.recipes import find_engine, stop_recipes, stopping
 from musedeep.reduce.records import write_record
 from musedeep.reduce.tasks import finished, run_task
@@ -167,7 +168,7 @@ def reduce_exposures(
     settings, output, began = ReductionSettings.of(changes), Path(output).absolute(), time.monotonic()
     # our own code needs no recipes; a step that does asks for them when it comes
     versions = {"musedeep": __version__}
-    if settings.backend != "native":
+    if settings.backend == "esorex":
         versions |= find_engine(settings.esorex)
     frames, problems = find_frames([*_listed(paths), *_listed(calibrations)])
     objects, skies = _frames_of(frames, "OBJECT"), _frames_of(frames, "SKY")
@@ -192,6 +193,8 @@ def reduce_exposures(
         for path, words in problems:
             _log.warning("%s %s", path, words)
         records, sky_records = run.all(objects, skies, frames)
+        if "esorex" in run.backends:
+            versions |= find_engine(settings.esorex)
         result = Reduction(output, records, sky_records, problems, versions, time.monotonic() - began)
         write_record(output / "reduction.json", result.to_dict())
         _log.info(
@@ -230,6 +233,7 @@ class _Run:
         self.output, self.settings, self.client, self.workers = output, settings, client, workers
         self.progress = progress
         self.work = output / "work"
+        self.backends = set()
 
     def all(self, objects, skies, frames):
         """Reduce everything; records of exposures and of SKY frames."""
@@ -270,8 +274,12 @@ class _Run:
         return found
 
     def _begin(self, association):
+        association.backend, association.backend_reason = choose_backend(association, self.settings)
+        self.backends.add(association.backend)
         work = _Work(association, {}, problems=list(association.missing))
-        if not association.missing:
+        if not association.backend:
+            work.problems.append(association.backend_reason)
+        if not work.problems:
             work.tasks = basic_tasks(association, self.work, self.settings)
         return work
 
@@ -340,7 +348,7 @@ class _Run:
             partner = item.merged
         task = science_task(exposure.association, tables, self.work, self.settings, partner)
         exposure.merged = task
-        needed = 0 if self.settings.backend == "native" else self._predicted(task, tables)
+        needed = 0 if exposure.association.backend == "native" else self._predicted(task, tables)
         if needed > self.settings.recipe_bytes:
             exposure.problems.append(
                 f"muse_scipost will need about {needed / 1e9:.1f} GB for it, and recipe_memory is "
@@ -405,6 +413,7 @@ class _Run:
             "state": "failed" if item.problems else "done",
             "problems": item.problems,
             "notes": item.association.notes,
+            "backend": backend_facts(item.association),
             "steps": steps,
         }
 

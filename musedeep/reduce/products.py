@@ -5,7 +5,7 @@ import shutil
 from musedeep.reduce.cascade import exposure_name
 from musedeep.reduce.records import qc_bits, read_record, write_record
 
-__all__ = ["final_record", "finish_exposure", "table_name"]
+__all__ = ["backend_facts", "final_record", "finish_exposure", "table_name"]
 
 _EARLIER = "earlier"
 _PLACED = {"PIXTABLE_REDUCED": "", "IMAGE_FOV": "", "SKY_": "sky"}
@@ -14,6 +14,11 @@ _PLACED = {"PIXTABLE_REDUCED": "", "IMAGE_FOV": "", "SKY_": "sky"}
 def table_name(date_obs):
     """Name of the reduced pixel table of an exposure."""
     return f"PIXTABLE_REDUCED_{date_obs.replace(':', '_')}.fits"
+
+
+def backend_facts(association):
+    """What reduced a frame, and why, for its record."""
+    return {"name": association.backend, "why": association.backend_reason}
 
 
 def final_record(output, date_obs, key, *, complete=True):
@@ -57,8 +62,9 @@ def finish_exposure(exposure, scipost, sky, output, settings):
     Returns
     -------
     dict
-        ``exposure``, ``state`` (done, incomplete or failed), ``case``, ``ifus``, ``problems``, ``notes``,
-        ``qc``, ``calibrations``, ``steps``, ``files`` (name to size) and ``key``.
+        ``exposure``, ``state`` (done, incomplete or failed), ``case``, ``backend`` (``name`` and ``why``),
+        ``ifus``, ``problems``, ``notes``, ``qc``, ``calibrations``, ``steps``, ``files`` (name to size) and
+        ``key``.
     """
     association = exposure.association
     path = (output / table_name(exposure.name)).with_suffix(".json")
@@ -74,6 +80,7 @@ def finish_exposure(exposure, scipost, sky, output, settings):
         "exposure": exposure.name,
         "state": state,
         "case": association.case,
+        "backend": backend_facts(association),
         "sky": association.sky.date_obs if association.sky else None,
         "ifus": sorted(exposure.tables()),
         "problems": problems + told,

@@ -183,8 +183,12 @@ def test_what_cannot_be_reduced_is_refused(raw_night, reduced, crowded, tmp_path
     given, out = calibrations(raw_night), tmp_path / "out.fits"
     with pytest.raises(UsageError, match="skymethod 'zap' does not exist; there are none, simple"):
         reduce_tables([first], given, out, skymethod="zap")
-    with pytest.raises(UsageError, match="mode WFM-AO-N was not held against the recipe"):
+    with pytest.raises(InputError, match="mode 'WFM-AO-X'; known are WFM-NOAO-N"):
+        reduce_tables([changed(first, tmp_path, **{"ESO INS MODE": "WFM-AO-X"})], given, out)
+    with pytest.raises(InputError, match="the response is of mode WFM-NOAO-N, the exposure of WFM-AO-N"):
         reduce_tables([changed(first, tmp_path, **{"ESO INS MODE": "WFM-AO-N"})], given, out)
+    with pytest.raises(UsageError, match="leave RAMAN_LINES out, or give backend = esorex"):
+        reduce_tables([first], given | {"RAMAN_LINES": [first]}, out)
     with pytest.raises(InputError, match="keyword LST is 'noon'"):
         reduce_tables([changed(first, tmp_path, LST="noon")], given, out)
     with pytest.raises(InputError, match="no PIXTABLE_FLAT_FIELD, which the other IFUs have"):

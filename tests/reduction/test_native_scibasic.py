@@ -173,13 +173,14 @@ def assert_reduced_alike(own, theirs):
 
 
 def test_crowded_fields_are_reduced_without_the_recipes(raw_night, crowded, tmp_path):
-    given = {"calibrations": raw_night / "calib", "case": "crowded", "backend": "native", "progress": False}
+    given = {"calibrations": raw_night / "calib", "case": "crowded", "backend": "auto", "progress": False}
     given["esorex"] = str(tmp_path / "no-esorex")
     frame = frames_of(raw_night, "OBJECT")[0]
     result = reduce_exposures(frame, tmp_path / "out", **given)
     record = result.exposures[0]
     assert (record["state"], record["ifus"]) == ("done", [12, 13])
     assert set(result.versions) == {"musedeep"}
+    assert record["backend"]["name"] == "native"
     assert record["qc"]["saturated"] == 0
     assert 0 < abs(record["qc"]["shift_angstrom"]) < 0.01
     assert_reduced_alike(result.tables[0], crowded.tables[0])

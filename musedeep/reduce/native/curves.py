@@ -7,12 +7,15 @@ from astropy.io import fits
 from numpy.lib.stride_tricks import sliding_window_view
 
 from musedeep.errors import InputError
+from musedeep.muse import MODES
 
 __all__ = ["FluxCurves", "lamp_spectrum", "read_curve", "read_flux_curves", "read_lamp"]
 
 _GRID = (4150.0, 9800.0, 1.25)
 _FIT_ANGSTROM, _MEAN_BINS, _CLIP_SIGMA = 150.0, 12, 3.0
-_BLUE_ANGSTROM = 4775.0
+# Where the filter of a mode cuts the blue off; the extended modes have none.
+_BLUE_ANGSTROM = {"WFM-NOAO-N": 4775.0, "WFM-AO-N": 4700.0, "NFM-AO-N": 4770.0}
+_FEWEST_BINS = 5
 _NONE = np.empty(0)
 
 
@@ -119,13 +122,15 @@ def read_lamp(path):
         return np.asarray(data["lambda"], np.float64), np.asarray(data["data"], np.float64)
 
 
-def lamp_spectrum(spectra):
+def lamp_spectrum(spectra, mode):
     """Spectrum of the lamp that an exposure is multiplied by: the mean of its IFUs, smoothed.
 
     Parameters
     ----------
     spectra : dict of str to (wavelengths, values) or None
         Of each IFU, by its name.
+    mode : str
+        Instrument mode.
 
     Returns
     -------
@@ -138,9 +143,10 @@ def lamp_spectrum(spectra):
 
     Notes
     -----
-    A cubic is fitted within 150 Angstrom of every bin, once more without what lies off by more than three
-    sigma, and a running mean of up to 25 bins follows. What lies blueward of the filter's cut-off is not
-    smoothed.
+    A cubic is fitted within 150 Angstrom of every bin, again and again without what lies off by more than
+    three sigma, and a running mean of up to 25 bins follows. What lies blueward of the filter's cut-off is
+    not smoothed, nor within the gap of the notch filter in the wide field; what lies on either side of the
+    gap is smoothed by itself.
     """
     having = [spectrum for spectrum in spectra.values() if spectrum is not None]
     if not having:
@@ -155,19 +161,30 @@ def lamp_spectrum(spectra):
     high = min(spectrum[0][-1] for spectrum in having)
     grid = grid[(grid >= low) & (grid <= high)]
     mean = np.mean([np.interp(grid, *spectrum) for spectrum in having], axis=0)
-    start = np.searchsorted(grid, _BLUE_ANGSTROM)
-    mean[start:] = _running_mean(_local_cubic(grid[start:], mean[start:]))
+    for part in _smoothed_parts(grid, mode):
+        mean[part] = _running_mean(_local_cubic(grid[part], mean[part]))
     return grid, mean
 
 
+def _smoothed_parts(grid, mode):
+    """Bins (bool arrays) that are smoothed together."""
+    red = grid >= _BLUE_ANGSTROM.get(mode, 0.0)
+    # the recipe goes over the gap of the narrow field as if it were none
+    gap = None if mode.startswith("NFM") else MODES[mode].gap
+    parts = [red] if gap is None else [red & (grid <= gap[0]), red & (grid >= gap[1])]
+    return [part for part in parts if np.count_nonzero(part) >= _FEWEST_BINS]
+
+
 def _local_cubic(x, y):
-    """Cubics around every point of an even grid, fitted twice, all of them at once."""
+    """Cubics around every point of an even grid, all at once, fitted until nothing more is left out."""
     half = int((_FIT_ANGSTROM + 1e-6) / (x[1] - x[0]))
     powers = np.vander(np.arange(-half, half + 1) / half, 4, increasing=True)
     products = (powers[:, :, None] * powers[:, None, :]).reshape(-1, 16)
     values = sliding_window_view(np.pad(y, half), 2 * half + 1)
     used = sliding_window_view(np.pad(np.ones(len(y)), half), 2 * half + 1)
-    for _ in range(2):
+    left = np.inf
+    while used.sum() < left:
+        left = used.sum()
         matrix = (used @ products).reshape(-1, 4, 4)
         fitted = np.linalg.solve(matrix, ((used * values) @ powers)[..., None])[..., 0]
         off = np.abs(values - fitted @ powers.T)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.io import fits
 
-from musedeep.errors import InputError, UsageError
+from musedeep.errors import InputError
 from musedeep.kernels.reduction import calibrate_rows
-from musedeep.muse import DQ_BITS
+from musedeep.muse import DQ_BITS, MODES
 from musedeep.reduce.native.curves import FluxCurves, lamp_spectrum, read_flux_curves, read_lamp
 from musedeep.reduce.native.headers import (
     Observation,
@@ -23,7 +23,6 @@ from musedeep.reduce.native.survey import Survey, survey_tables
 __all__ = ["REFERENCE_ANGSTROM", "CalibratedRows", "Plan", "make_plan"]
 
 REFERENCE_ANGSTROM = 7000.0
-_MODE = "WFM-NOAO-N"
 _TELLURIC_ANGSTROM = 6273.0
 _LIGHT_KM_S = 299792.458
 
@@ -61,6 +60,11 @@ class Plan:
     cd: np.ndarray
     velocity: float
     scales: dict
+
+    @property
+    def refracted(self):
+        """Whether rows are corrected for refraction: in the narrow field the instrument does it."""
+        return bool(self.air[3:].any())
 
     @property
     def stretch(self):
@@ -113,15 +117,18 @@ def make_plan(tables, calibrations, velocity, chunk_rows, *, good_only=False):
             unit = table.columns["data"].unit
             raise InputError(f"{table.path}: data in '{unit}', 'count' is wanted: it is calibrated already")
     observation = Observation(tables[0].header, tables[0].path)
-    if observation.mode != _MODE:
-        raise UsageError(f"native: mode {observation.mode} was not held against the recipe; there is {_MODE}")
+    if observation.mode not in MODES:
+        raise InputError(
+            f"{observation.path}: mode {observation.mode!r}; known are {', '.join(MODES)}; correct the header"
+        )
     airmass = effective_airmass(observation)
     telluric, astrometry = (calibrations.get(tag, [None])[0] for tag in ("STD_TELLURIC", "ASTROMETRY_WCS"))
     needed = [calibrations.get(tag, [None])[0] for tag in ("EXTINCT_TABLE", "STD_RESPONSE")]
     if None in needed:
         raise InputError(f"{observation.path}: EXTINCT_TABLE and STD_RESPONSE are needed; give both")
     curves = read_flux_curves(*needed, telluric, observation.mode, airmass)
-    lamp = lamp_spectrum({f"{table.path.name} (IFU {table.ifu})": _lamp_of(table) for table in tables})
+    spectra = {f"{table.path.name} (IFU {table.ifu})": _lamp_of(table) for table in tables}
+    lamp = lamp_spectrum(spectra, observation.mode)
     if len(lamp[0]) == 0 and curves.corrected_lamp:
         raise InputError(
             f"{needed[1]}: made with the spectrum of the lamp, which the tables do not have; give a response "

@@ -37,7 +37,8 @@ def reduce_tables(
     calibrations : dict of str to list of Path
         EXTINCT_TABLE and STD_RESPONSE; STD_TELLURIC and ASTROMETRY_WCS where there are; for subtract-model
         SKY_CONTINUUM, SKY_LINES and LSF_PROFILE; for model SKY_LINES and LSF_PROFILE,
-        and SKY_MASK for pixels of the focal plane that are taken for the sky as they are.
+        and SKY_MASK for pixels of the focal plane that are taken for the sky as they are. RAMAN_LINES are
+        refused.
     output : Path
         The PIXTABLE_REDUCED to write; replaced if it exists.
     skymethod : str, optional
@@ -66,10 +67,15 @@ def reduce_tables(
     InputError
         A file is broken, of another mode or state, or lacks what the others have.
     UsageError
-        The method is unknown, or the instrument mode.
+        The method is unknown, or there are RAMAN_LINES.
     """
     if skymethod not in METHODS:
         raise UsageError(f"native: skymethod {skymethod!r} does not exist; there are {', '.join(METHODS)}")
+    if calibrations.get("RAMAN_LINES"):
+        raise UsageError(
+            "native: light scattered by the lasers is not removed yet; leave RAMAN_LINES out, or give "
+            "backend = esorex"
+        )
     tables = sorted(map(_opened, paths), key=lambda table: table.ifu or 0)
     if skymethod in ("model", "simple") and any(isinstance(table, IfuRows) for table in tables):
         raise UsageError(f"native: skymethod {skymethod!r} goes over all rows again and again; give tables")
@@ -173,16 +179,13 @@ def _header(tables, plan, ifu_count):
     cards |= {"CRPIX1": plan.centre[0], "CRPIX2": plan.centre[1]}
     cards |= {f"CD{i + 1}_{j + 1}": plan.cd[i, j] for i in (0, 1) for j in (0, 1)}
     cards |= {"ESO PRO CATG": "PIXTABLE_REDUCED", "ESO PRO DATANCOM": ifu_count}
-    state = {
-        "MERGED": ifu_count,
-        "FLUXCAL": True,
-        "DAR CORRECT": REFERENCE_ANGSTROM,
-        "RVCORR": plan.velocity,
-    }
+    state = {"MERGED": ifu_count, "FLUXCAL": True, "RVCORR": plan.velocity}
     if len(plan.lamp[0]):
         state["FFCORR"] = ifu_count
-    for axis, (low, high) in zip("XY", plan.survey.measured.tolist(), strict=True):
-        state |= {f"PREDAR LIMITS {axis}LO": low, f"PREDAR LIMITS {axis}HI": high}
+    if plan.refracted:
+        state["DAR CORRECT"] = REFERENCE_ANGSTROM
+        for axis, (low, high) in zip("XY", plan.survey.measured.tolist(), strict=True):
+            state |= {f"PREDAR LIMITS {axis}LO": low, f"PREDAR LIMITS {axis}HI": high}
     state["WCS"] = "projected (intermediate)"
     ifus = [table.ifu for table in tables]
     state |= {"LIMITS IFU LOW": min(ifus), "LIMITS IFU HIGH": max(ifus)}
