@@ -17,12 +17,13 @@ from musedeep.lock import run_lock
 from musedeep.progress import Progress, duration
 from musedeep.reduce.association import associate
 from musedeep.reduce.backends import choose_backend
-from musedeep.reduce.cascade import basic_tasks, science_task, sky_task
+from musedeep.reduce.cascade import basic_tasks, science_task, sky_parameters, sky_task
 from musedeep.reduce.frames import find_frames
+from musedeep.reduce.fused import FUSED_METHODS, FusedTask, run_step
 from musedeep.reduce.products import backend_facts, final_record, finish_exposure, table_name
 from musedeep.reduce.recipes import find_engine, stop_recipes, stopping
 from musedeep.reduce.records import write_record
-from musedeep.reduce.tasks import finished, run_task
+from musedeep.reduce.tasks import finished
 from musedeep.reduction import ReductionSettings
 from musedeep.runlog import log_to
 
@@ -245,9 +246,17 @@ class _Run:
         busy = [e for e in exposures if known[e.name] is None and not e.problems]
         busy_sky = [sky[date] for date in {e.association.sky.date_obs for e in busy if e.association.sky}]
         self._sky_frames(busy_sky)
-        self._basic(busy)
-        tasks = [task for task in (self._science(e, sky) for e in busy) if task is not None]
-        done = {record["exposure"]: record for record in self._wave(tasks)}
+        fused = {e.name for e in busy if self._fused(e)}
+        self._basic([e for e in busy if e.name not in fused])
+        tasks = {e.name: self._science(e, sky, fused=e.name in fused) for e in busy}
+        done = {r["exposure"]: r for r in self._wave([task for task in tasks.values() if task is not None])}
+        for exposure in busy:
+            if exposure.name in fused and exposure.name in done:
+                exposure.records += done[exposure.name].pop("ifus")
+                partner = self._partner(exposure, sky)
+                exposure.merged = science_task(
+                    exposure.association, exposure.tables(), self.work, self.settings, partner
+                )
         records = []
         for exposure in exposures:
             record = known[exposure.name]
@@ -331,9 +340,20 @@ class _Run:
         for record in self._wave([task for item in items for task in item.tasks.values()]):
             by_name[record["exposure"]].records.append(record)
 
-    def _science(self, exposure, sky):
-        """The task of muse_scipost, or None with the reason in the exposure's problems."""
-        tables, partner = exposure.tables(), None
+    def _fused(self, exposure):
+        """Whether all steps of an exposure are one task: by our own code, and no table is there or wanted."""
+        method = sky_parameters(exposure.association, self.settings)["skymethod"]
+        if exposure.association.backend != "native" or self.settings.keep or method not in FUSED_METHODS:
+            return False
+        return not any(finished(task.folder, task.key) for task in exposure.tasks.values())
+
+    def _partner(self, exposure, sky):
+        """The task of the SKY frame of an exposure; None without one."""
+        return sky[exposure.association.sky.date_obs].merged if exposure.association.sky else None
+
+    def _science(self, exposure, sky, *, fused):
+        """The last task, or None with the reason in the exposure's problems."""
+        tables = exposure.tables(all_ifus=fused)
         if not tables:
             exposure.problems.append("muse_scibasic failed for every IFU")
             return None
@@ -345,7 +365,7 @@ class _Run:
                     f"its SKY frame {item.name} failed: {words}; mend it, or give case = no-sky"
                 )
                 return None
-            partner = item.merged
+        partner = self._partner(exposure, sky)
         task = science_task(exposure.association, tables, self.work, self.settings, partner)
         exposure.merged = task
         needed = 0 if exposure.association.backend == "native" else self._predicted(task, tables)
@@ -358,7 +378,7 @@ class _Run:
         # products that were put in place by an earlier run with the same IFUs
         if final_record(self.output, exposure.name, task.key, complete=False) is not None:
             return None
-        return task
+        return FusedTask(task, tuple(exposure.tasks.values())) if fused else task
 
     def _predicted(self, task, tables):
         rows = sum(path.stat().st_size for path, _ in tables.values()) / _FILE_ROW_BYTES
@@ -371,7 +391,7 @@ class _Run:
         if not tasks:
             return records
         work = run_tasks(
-            run_task,
+            run_step,
             tasks,
             client=self.client,
             workers=self.workers,

@@ -15,7 +15,17 @@ from musedeep.reduce.recipes import RecipeRun, find_engine, run_recipe, stopping
 from musedeep.reduce.records import harvest_qc, read_record, write_record
 from musedeep.reduction import ReductionSettings
 
-__all__ = ["Task", "finished", "link_name", "run_task"]
+__all__ = [
+    "Task",
+    "finished",
+    "link_name",
+    "native_run",
+    "native_scipost",
+    "record_of",
+    "remember",
+    "run_task",
+    "wrong_states",
+]
 
 _DONE = "done.json"
 _TIMED = re.compile(r"\d{4}-\d\d-\d\dT\d\d[:_]\d\d[:_]\d\d")
@@ -106,9 +116,34 @@ def run_task(task):
     while attempts <= task.settings.retries:
         attempts += 1
         run = _run_once(task)
-        problems = run.problems or _wrong_states(task, run)
+        problems = run.problems or wrong_states(task, run)
         if not problems or not run.worth_another_try or stopping():
             break
+    record = record_of(task, run, problems, attempts)
+    if problems:
+        return record
+    shutil.rmtree(task.folder / "inputs", ignore_errors=True)
+    remember(task, record)
+    return record
+
+
+def record_of(task, run, problems, attempts=1, qc=None):
+    """What is written down about a task.
+
+    Parameters
+    ----------
+    task : Task
+    run : RecipeRun
+    problems : list of str
+    attempts : int, optional
+    qc : dict, optional
+        QC keywords; by default those of the products.
+
+    Returns
+    -------
+    dict
+        As for `run_task`.
+    """
     record = {
         "step": task.step,
         "exposure": task.exposure,
@@ -132,10 +167,14 @@ def run_task(task):
         return record
     for path in run.products:
         record["qc"] |= harvest_qc(path)
+    record["qc"] |= qc or {}
     record["products"] = {path.name: path.stat().st_size for path in run.products}
-    shutil.rmtree(task.folder / "inputs", ignore_errors=True)
-    write_record(task.folder / _DONE, record)
     return record
+
+
+def remember(task, record):
+    """Let `finished` find the record of a task."""
+    write_record(task.folder / _DONE, record)
 
 
 def _run_once(task):
@@ -147,12 +186,29 @@ def _run_once(task):
 
 
 def _run_native(task):
-    """Do a step with our own code; what came of it, in the terms of a recipe."""
+    """Do a step with our own code."""
+    names = {path: name for path, _, name in task.frames}
+    return native_run(task, lambda: _NATIVE[task.step](task, names))
+
+
+def native_run(task, work):
+    """Do the work of a task in its folder, emptied before; what came of it, in the terms of a recipe.
+
+    Parameters
+    ----------
+    task : Task
+    work : callable
+        Gives the paths of the products, and facts for the log; among them ``sky_fit``, why a fit failed.
+
+    Returns
+    -------
+    RecipeRun
+    """
     shutil.rmtree(task.folder, ignore_errors=True)
     task.folder.mkdir(parents=True)
     began, outputs, problems, failure = time.monotonic(), [], [], ""
     try:
-        outputs, facts = _NATIVE[task.step](task, {path: name for path, _, name in task.frames})
+        outputs, facts = work()
         failure = facts.get("sky_fit", "")
         words = ", ".join(f"{name} {value}" for name, value in facts.items())
     except (InputError, UsageError) as error:
@@ -184,13 +240,34 @@ def _native_create_sky(task, names):
 
 
 def _native_scipost(task, names):
+    return native_scipost(task, names, _by_tag(task)["PIXTABLE_OBJECT"])
+
+
+def native_scipost(task, names, sources):
+    """Make the reduced table of an exposure, and its image.
+
+    Parameters
+    ----------
+    task : Task
+    names : dict of Path to str
+        Under which names headers quote files.
+    sources : list of Path or IfuRows
+        Its IFUs.
+
+    Returns
+    -------
+    products : list of Path
+    facts : dict
+        Those of `musedeep.reduce.native.reduce_tables`.
+    """
     from musedeep.reduce.native import SkyChoice, reduce_tables, write_field_image
 
     given, parameters = _by_tag(task), task.parameters
+    given.pop("PIXTABLE_OBJECT", None)
     output = task.folder / "PIXTABLE_REDUCED_0001.fits"
     fraction = parameters.get("skymodel_fraction")
     facts = reduce_tables(
-        given.pop("PIXTABLE_OBJECT"), given, output, skymethod=parameters["skymethod"],
+        sources, given, output, skymethod=parameters["skymethod"],
         sky=SkyChoice(fraction) if fraction else None, names=names,
     )  # fmt: skip
     outputs = [output, *facts.pop("products", [])]
@@ -230,8 +307,18 @@ def link_name(frame, ifu=0):
     return f"{frame.tag}{f'-{ifu:02d}' if ifu else ''}_{when}.fits"
 
 
-def _wrong_states(task, run):
-    """What the header of a reduced table says was left out without an error."""
+def wrong_states(task, run):
+    """What the header of a reduced table says was left out without an error.
+
+    Parameters
+    ----------
+    task : Task
+    run : RecipeRun
+
+    Returns
+    -------
+    list of str
+    """
     if task.step != "scipost":
         return []
     table = next(path for path in run.products if path.name.startswith("PIXTABLE_REDUCED"))

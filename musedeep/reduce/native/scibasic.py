@@ -1,6 +1,7 @@
 """One IFU of a raw frame as rows: detector, slices, wavelengths, illumination, twilight."""
 
 import re
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from musedeep.reduce.native.provenance import quote_inputs
 from musedeep.reduce.native.skyshift import HALF_WIDTH, SKY_LINES, measure_shift
 from musedeep.reduce.native.slices import lamp_bins, read_slices, wavelength_limits
 
-__all__ = ["IfuRows", "reduce_frame"]
+__all__ = ["BrokenIfu", "IfuRows", "reduce_frame"]
 
 _NEEDED = ("MASTER_BIAS", "MASTER_FLAT", "TRACE_TABLE", "WAVECAL_TABLE", "GEOMETRY_TABLE")
 _UNITS = UNITS | {"xpos": "pix", "ypos": "pix", "data": "count", "stat": "count**2"}
@@ -25,6 +26,28 @@ _AXES = {"X": "xpos", "Y": "ypos", "LAMBDA": "lambda"}
 # cards of an extension that tell of its array only
 _OF_RAW = re.compile(r"CHECKSUM|DATASUM|DATAMD5|ARCFILE|ORIGFILE|ESO DPR |ESO DET OUT\d (PRSC|OVSC)")
 _OF_ARRAY = re.compile(r"XTENSION|BITPIX|NAXIS\d?|[PG]COUNT|BZERO|BSCALE|EXT\w+|INHERIT|CHECKSUM|DATASUM|")
+
+
+class BrokenIfu(InputError):
+    """What is given for an IFU cannot be used.
+
+    Parameters
+    ----------
+    message : str
+    ifu : int
+    """
+
+    def __init__(self, message, ifu):
+        super().__init__(message)
+        self.ifu = ifu
+
+
+@contextmanager
+def _of_ifu(ifu):
+    try:
+        yield
+    except InputError as error:
+        raise BrokenIfu(str(error), ifu) from error
 
 
 class IfuRows:
@@ -50,11 +73,13 @@ class IfuRows:
     errors : dict of float to float
         Errors of the places of these lines.
     slices : list of Slice
+    saturated : int
+        Saturated pixels; 0 until the detector was calibrated.
 
     Raises
     ------
     InputError
-        A file is broken, of another mode or read-out, or lacks the IFU.
+        A file is broken, of another mode or read-out, or lacks the IFU; `BrokenIfu` for what turns out later.
     UsageError
         What is asked for cannot be done yet.
     """
@@ -62,7 +87,7 @@ class IfuRows:
     def __init__(self, path, tag, ifu, calibrations, names=None):
         self.path, self.tag, self.ifu = Path(path), tag, ifu
         self._calibrations, self._names = calibrations, names or {}
-        self._latest = None, None, None
+        self._latest, self.saturated = (None, None, None), 0
         missing = [name for name in _NEEDED if not calibrations.get(name)]
         if missing:
             raise InputError(f"{path}: {', '.join(missing)} are needed; give them")
@@ -106,7 +131,10 @@ class IfuRows:
     @cached_property
     def image(self):
         """The calibrated detector; `release` forgets it."""
-        return calibrate_detector(self._readout, self._calibrations)
+        with _of_ifu(self.ifu):
+            found = calibrate_detector(self._readout, self._calibrations)
+        self.saturated = found.saturated
+        return found
 
     def release(self):
         """Give the memory of the detector back."""
@@ -194,7 +222,8 @@ class IfuRows:
 
     def lamp(self):
         """Spectrum of the lamp: wavelengths (Angstrom) and values, float64 arrays."""
-        flat = read_flat(self._calibrations["MASTER_FLAT"], self._readout)
+        with _of_ifu(self.ifu):
+            flat = read_flat(self._calibrations["MASTER_FLAT"], self._readout)
         return lamp_bins(self.slices, *flat, self._limits, self._mode.wavelength_range)
 
     @cached_property
