@@ -63,6 +63,7 @@ COMMANDS = {
     },
     "depth": {"full": "", "tiny": "--exposures 2"},
     "align": {"full": "{work}", "tiny": "{work} '3 stars'"},
+    "reduction": {"full": "--folder {work}", "tiny": "--ifus 12 --small --folder {work}"},
     "selection": {"full": "{work}", "tiny": "{work} --headers 60"},
     "diagnostics": {"full": "{work}", "tiny": "{work} --seeds 1 --case sky"},
     "cluster": {"full": "--folder {work}", "tiny": "--blocks 20 --exposures 3 --folder {work}"},
@@ -81,7 +82,7 @@ def run_benchmark(name, size, folder):
     record = place / "record.json"
     words = shlex.split(COMMANDS[name][size].format(work=shlex.quote(str(place / "work"))))
     command = [str(script_of(name)), *words]
-    if "--output" in script_of(name).read_text():
+    if '"--output"' in script_of(name).read_text():
         command += ["--output", str(place / "report")]
     if record.exists():
         found = json.loads(record.read_text())

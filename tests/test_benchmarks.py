@@ -12,7 +12,7 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 # run at a size where what it promises can be held to
 ELSEWHERE = {"cluster_faults": "cluster/test_slurm.py", "mosaic275": "scale/test_mosaic.py"}
-NEED_ESOREX = {"align", "peer"}
+NEED_ESOREX = {"align", "peer", "reduction"}
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("harness", "suite"))
 
 
