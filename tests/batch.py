@@ -70,8 +70,10 @@ def environment_of(folder, log, block_seconds):
     dict
     """
     hook = folder / "hook"
-    hook.mkdir(exist_ok=True)
-    (hook / "sitecustomize.py").write_text(HOOK)
+    if not hook.exists():
+        # once: another run may be reading it
+        hook.mkdir()
+        (hook / "sitecustomize.py").write_text(HOOK)
     paths = [str(hook), str(ROOT), os.environ.get("PYTHONPATH", "")]
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),

@@ -173,7 +173,8 @@ def test_a_scheduler_that_dies_under_two_fields(slurm, scheduler, start_run, fou
     scheduler.kill()
     for run in runs:
         assert run.end(60) == 5, run.error
-        assert re.search("connection to the dask scheduler", run.error) and "Traceback" not in run.error
+        # before it dask may have told of its own futures
+        assert re.search("^musedeep: error: (?s:.*)connection to the (dask )?scheduler", run.error, re.M)
     slurm.wait_for_end()
     assert all(len(records(run)) >= 4 for run in runs)
     runs = start()
