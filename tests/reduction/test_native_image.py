@@ -11,6 +11,7 @@ from musedeep.kernels.resample import spread_drizzle
 from musedeep.kernels.sample import Window
 from musedeep.kernels.window import sort_planes
 from musedeep.reduce.native import field_image, write_field_image
+from musedeep.reduce.native.seeing import seeing_cards
 
 SHAPE, BITS = (9, 14, 11), 4
 
@@ -107,3 +108,47 @@ def test_the_image_does_not_depend_on_how_many_planes_are_in_memory(reduced):
     whole, _ = field_image(reduced.tables[0])
     parts, _ = field_image(reduced.tables[0], rows_of_a_slab=150_000)
     np.testing.assert_array_equal(whole, parts)
+
+
+@pytest.mark.esorex
+def test_sources_in_the_middle_plane_are_those_of_the_recipe(reduced, tmp_path):
+    for table in reduced.tables:
+        write_field_image(table, tmp_path / "own.fits")
+        path = table.with_name(table.name.replace("PIXTABLE_REDUCED", "IMAGE_FOV"))
+        own, theirs = (seeing_of(file) for file in (tmp_path / "own.fits", path))
+        assert set(own) == set(theirs)
+        assert own["NDET"] == theirs["NDET"] >= 2
+        assert own["LAMBDA"] == pytest.approx(theirs["LAMBDA"], abs=0.01)
+        for name, value in theirs.items():
+            if name.startswith("POS"):
+                # the middle of a source may lie between two pixels
+                assert own[name] == pytest.approx(value, abs=1), name
+            elif name.startswith("FWHM") and name[-1] in "XYN":
+                assert own[name] == pytest.approx(value, rel=0.15), (name, own, theirs)
+
+
+def seeing_of(path):
+    start = "ESO QC SCIPOST "
+    return {k.removeprefix(start): v for k, v in fits.getheader(path).items() if k.startswith(start)}
+
+
+def test_widths_and_their_median_are_measured_above_the_background():
+    y, x = np.mgrid[:60, :50]
+    plane = np.random.default_rng(3).normal(100, 1, x.shape)
+    for row, column, height in ((12, 10, 900), (30, 35, 1400), (50, 12, 700)):
+        plane += height * np.exp(-0.5 * (((y - row) / 2) ** 2 + ((x - column) / 1.5) ** 2))
+    plane[:, 20] = np.nan
+    cards = seeing_cards(plane, 7000.0, (0.2, 0.2))
+    assert (cards["LAMBDA"], cards["NDET"], cards["FWHM NVALID"]) == (7000.0, 3, 3)
+    assert (cards["POS2 X"], cards["POS2 Y"]) == (36.0, 31.0)
+    for number in (1, 2, 3):
+        assert cards[f"FWHM{number} X"] == pytest.approx(0.2 * 1.5 * 2.355, rel=0.05)
+        assert cards[f"FWHM{number} Y"] == pytest.approx(0.2 * 2 * 2.355, rel=0.05)
+    assert cards["FWHM MEDIAN"] == pytest.approx(0.2 * 1.75 * 2.355, rel=0.05)
+    assert cards["FWHM MAD"] == pytest.approx(0.2 * 0.25 * 2.355, rel=0.2)
+    # a source at the edge has no width, and two of them make no median
+    edge = seeing_cards(plane[:53, 11:], 7000.0, (0.2, 0.2))
+    assert edge["NDET"] == 2 and edge["FWHM MEDIAN"] == 0
+    assert sorted(edge[f"FWHM{n} X"] == -1 for n in (1, 2)) == [False, True]
+    nothing = seeing_cards(np.full((20, 20), np.nan), 7000.0, (0.2, 0.2))
+    assert (nothing["NDET"], nothing["POS0 X"], nothing["FWHM0 Y"]) == (0, -1.0, -1.0)

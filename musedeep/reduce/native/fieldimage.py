@@ -21,6 +21,7 @@ from musedeep.muse import (
 from musedeep.pixtable import open_pixel_table
 from musedeep.reduce.native.headers import Observation
 from musedeep.reduce.native.planes import PlaneGrid, Planes
+from musedeep.reduce.native.seeing import seeing_cards
 from musedeep.reduce.native.skyfiles import base_header, write_fits
 from musedeep.reduce.native.survey import BLOCK_ROWS, runs_of_blocks
 from musedeep.sky import sky_frame
@@ -101,7 +102,12 @@ def field_image(path, *, rows_of_a_slab=None):
     InputError
         The table is not a reduced one.
     """
-    table = open_pixel_table(path)
+    planes, grid = _planes(open_pixel_table(path), rows_of_a_slab)
+    return planes.image()[0], grid
+
+
+def _planes(table, rows_of_a_slab=None):
+    """The planes that the image is made of, and the grid that they lie on."""
     observation = Observation(table.header, table.path)
     pointing = observation.number("RA"), observation.number("DEC")
     rows = _ReducedRows(table, *pointing)
@@ -125,7 +131,7 @@ def field_image(path, *, rows_of_a_slab=None):
         direction=_direction(observation.position_angle_deg),
         rows_of_a_slab=rows_of_a_slab,
     )
-    return planes.image()[0], grid
+    return planes, grid
 
 
 def _direction(position_angle_deg):
@@ -137,7 +143,7 @@ def _direction(position_angle_deg):
 
 
 def write_field_image(path, output):
-    """Write the IMAGE_FOV of a reduced exposure.
+    """Write the IMAGE_FOV of a reduced exposure, with QC of the sources in the middle plane of its cube.
 
     Parameters
     ----------
@@ -151,8 +157,9 @@ def write_field_image(path, output):
     InputError
         The table is not a reduced one.
     """
-    image, grid = field_image(path)
     table = open_pixel_table(path)
+    planes, grid = _planes(table)
+    image = planes.image()[0]
     header = base_header(table)
     for name in [name for name in header if _OF_AXES.fullmatch(name)]:
         del header[name]
@@ -164,6 +171,9 @@ def write_field_image(path, output):
     }
     if table.header.get(f"{PIXTABLE_PREFIX}FFCORR"):
         cards["ESO DRS MUSE FLUX FFCORR"] = True
+    wavelength = float(planes.grid.wavelength(grid.shape[0] // 2))
+    seeing = seeing_cards(planes.middle, wavelength, sampling_arcsec(str(header.get("ESO INS MODE", ""))))
+    cards |= {f"ESO QC SCIPOST {name}": value for name, value in seeing.items()}
     for name, value in cards.items():
         header[name if len(name) <= 8 else f"HIERARCH {name}"] = value
     data = extension_header("DATA", grid.to_header(), FLUX_UNIT, "", axes=2, has_variance=False)

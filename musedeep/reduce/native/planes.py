@@ -63,6 +63,11 @@ class Planes:
         Along which axis of the grid slices run: 1 for columns, 2 for rows, 0 for neither.
     rows_of_a_slab : int, optional
         About so many rows are in memory at a time.
+
+    Attributes
+    ----------
+    middle : float64 array (rows, columns)
+        The plane in the middle, once `image` has passed it; NaN without data.
     """
 
     def __init__(self, source, grid, curve: Filter, *, drop, crsigma, direction, rows_of_a_slab=None):
@@ -75,6 +80,7 @@ class Planes:
         slabs = sum(source.row_counts) / (rows_of_a_slab or _ROWS_OF_A_SLAB)
         self.thickness = max(1, min(math.ceil(nz / max(slabs, 1)), _CELLS_OF_A_SLAB // self.cells))
         self._image = np.zeros((ny, nx, 2))
+        self.middle = np.full((ny, nx), np.nan)
 
     def image(self, *, struck=False):
         """Pass through the planes of the image; or through all, to learn of all rows that are struck.
@@ -95,8 +101,7 @@ class Planes:
         if len(used):
             for first in range(used[0], used[-1] + 1, self.thickness):
                 self._slab(first, min(first + self.thickness, used[-1] + 1), found)
-        weight = np.where(self._image[..., 1] >= np.finfo(np.float64).tiny, self._image[..., 1], np.nan)
-        image = (self._image[..., 0] / weight).astype(np.float32)
+        image = _mean(*np.moveaxis(self._image, -1, 0)).astype(np.float32)
         return image, [np.sort(np.concatenate(numbers)) for numbers in found]
 
     def _slab(self, first, last, struck):
@@ -121,6 +126,10 @@ class Planes:
             start, index, rows["payload"], rows["state"], self.bits, shape, _HALO, self.drop, self.grid.step,
             sums,
         )  # fmt: skip
+        middle = self.grid.shape[0] // 2
+        if first <= middle < last:
+            weights, values = np.moveaxis(sums[middle - first], -1, 0)
+            self.middle = _mean(values, weights)
         collapse_planes(sums, self.throughput[first:last], self._image)
 
     def _locate(self, first, last):
@@ -167,3 +176,8 @@ class Planes:
             self.cells, start, 0, value, variance, owner, index,
         )  # fmt: skip
         return start, value, index
+
+
+def _mean(sums, weights):
+    """Sums over weights; NaN where there are none."""
+    return sums / np.where(weights >= np.finfo(np.float64).tiny, weights, np.nan)
