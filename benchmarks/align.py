@@ -34,7 +34,7 @@ from musedeep import (
 )
 from musedeep.align.check import check_offsets
 from musedeep.align.fit import moffat
-from musedeep.align.images import exposure_image, placed_rows, read_image, write_image
+from musedeep.align.images import placed_rows, read_image, write_image
 from musedeep.align.joint import moved
 from musedeep.align.sources import find_sources
 from musedeep.settings import AlignSettings
@@ -111,13 +111,11 @@ def _simulated(folder, name):
     return place, OffsetTable.read(place / "OFFSET_LIST.fits")
 
 
-def _white_images(place):
-    """Images of the pixel tables of a case."""
-    own = place / "white"
-    own.mkdir(exist_ok=True)
-    for exposure in group_exposures([str(place / "PIXTABLE_REDUCED_*.fits")]):
-        write_image(exposure_image(exposure), own / f"IMAGE_FOV_{exposure.name}.fits")
-    return sorted(own.glob("IMAGE_FOV_*.fits"))
+def _from_tables(place, **changes):
+    """Offsets from the pixel tables of a case, as `musedeep align` measures them."""
+    tables = sorted(place.glob("PIXTABLE_REDUCED_*.fits"))
+    field = Field.from_exposures(tables, place / "field", overwrite=True, memory="2GB")
+    return align_exposures(field, **changes)
 
 
 def report_cases(folder, names):
@@ -127,7 +125,7 @@ def report_cases(folder, names):
         place, truth = _simulated(folder, name)
         images = sorted(place.glob("IMAGE_FOV_*.fits"))
         asked = SETTINGS.get(name, {})
-        tables = align_exposures(_white_images(place), **asked)
+        tables = _from_tables(place, **asked)
         fov = align_exposures(images, **asked)
         told = np.nanmedian(np.concatenate([tables.result.shift_errors]))
         report.add(
@@ -161,11 +159,8 @@ def report_mosaics(folder, seeds):
             facts = {"pointing_error_arcsec": 0.7} | _NARROW | CASES["mosaic"]
             simulate_exposures(place, **facts | {"seed": seed})
         truth = OffsetTable.read(place / "OFFSET_LIST.fits")
-        for words, images in (
-            ("pixel tables", _white_images(place)),
-            ("IMAGE_FOV", place.glob("IMAGE_FOV*")),
-        ):
-            found = align_exposures(list(images))
+        images = list(place.glob("IMAGE_FOV*"))
+        for words, found in (("pixel tables", _from_tables(place)), ("IMAGE_FOV", align_exposures(images))):
             report.add(
                 seed=seed,
                 images=words,
@@ -189,7 +184,7 @@ def report_alarms(folder, seeds):
                 star_flux=(1e4, 1e5), pointing_error_arcsec=0.5, seeing_fwhm=(0.6, 1.2), seed=100 + seed,
                 fov_images=False,
             )  # fmt: skip
-        found = align_exposures(_white_images(place))
+        found = _from_tables(place)
         clean += found.verdict == "aligned"
         result = found.result
         for size in named:
@@ -213,7 +208,7 @@ def report_sharpness(folder, names=("45 stars", "mosaic")):
         images = sorted(place.glob("IMAGE_FOV_*.fits"))
         lists = {
             "true": truth,
-            "musedeep, pixel tables": align_exposures(_white_images(place)),
+            "musedeep, pixel tables": _from_tables(place),
             "musedeep, IMAGE_FOV": align_exposures(images),
             "ESO, IMAGE_FOV": _eso(images, place / "eso"),
             "headers": None,

@@ -107,7 +107,7 @@ def _widths(stack, images, sources, settings):
     each = [s.fwhm * image.step_arcsec for s, image in zip(sources, images, strict=True) if len(s) >= 3]
     if len(each) < 2:
         return math.nan, math.nan
-    whole = dataclasses.replace(images[0], flux=stack.mean(), variance=None)
+    whole = dataclasses.replace(images[0], flux=stack.mean(), variance=None, samples=None)
     return find_sources(whole, settings).fwhm * stack.canvas.step_arcsec, float(np.median(each))
 
 

@@ -13,6 +13,7 @@ from musedeep.align.effort import images_at_once
 from musedeep.align.images import exposure_image, read_image
 from musedeep.align.joint import Member, align_sources, common_frame, moved
 from musedeep.align.products import read_places
+from musedeep.align.ratios import scaled_by_images
 from musedeep.align.references import read_reference
 from musedeep.align.refine import place_by_correlation, recentre
 from musedeep.align.sources import find_sources
@@ -33,8 +34,10 @@ _LADDER = (1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 _AT_THE_BORDER = 2.0
 _CROWDED_MOST = 300
 _FEWEST = 3
-# Where fewer of the peaks than this can be fitted as sources, stars are blended and images say more.
+# Where fewer of the peaks than this can be fitted as sources, stars are blended and images say more; the same
+# where no image shows the PSF.
 _UNBLENDED = 0.35
+_UNBLENDED_AND_CLEAR = 0.5
 _WARN_SCALE = 2.0
 # A flux scale that is known less well than this, and could be 1, is taken for 1.
 _KNOWN_SCALE = 0.05
@@ -278,7 +281,8 @@ def _preset(settings, sources):
     if usable < _FEWEST:
         return "extended", f"the median image has {usable:.0f} sources, fewer than {_FEWEST}"
     share = np.median([len(listed) / max(min(listed.detected, settings.srcmax), 1) for listed in sources])
-    if share < _UNBLENDED:
+    clear = np.mean([listed.points for listed in sources]) >= 0.5
+    if share < (_UNBLENDED if clear else _UNBLENDED_AND_CLEAR):
         return "extended", f"only {100 * share:.0f} % of the peaks are sources that can be told apart"
     if peaks > settings.srcmax:
         return "crowded", f"the median image has {peaks:.0f} sources above the threshold"
@@ -318,7 +322,9 @@ def _measured(images, sources, settings, preset, reason):
     offsets = _relative_to(members, offsets, _pinned(joint, methods, extra, count))
     offsets = _scaled(offsets, joint, methods, extra)
     points = np.array([listed.points for listed in sources])
-    if preset != "extended" or points.any():
+    if settings.fit_scale and "image" in methods:
+        offsets, scale_errors = scaled_by_images(images, offsets, methods, scale_errors)
+    if preset != "extended":
         guessed = np.array([how == "image" for how in methods]) & ~points
         scale_errors = np.where(guessed, np.hypot(scale_errors, _GUESSED), scale_errors)
     offsets, scale_known = _without_guesses(offsets, scale_errors)

@@ -56,8 +56,9 @@ class SourceFit:
     Each round takes the models of all others off, so that neighbours do not pull on each other.
     """
 
-    def __init__(self, data, variance, x, y, fwhm):
+    def __init__(self, data, variance, x, y, fwhm, places=None):
         self.data, self.variance = data, variance
+        self.places = np.indices(data.shape)[::-1].astype(float) if places is None else places
         self.x, self.y = x.copy(), y.copy()
         self.start = x.copy(), y.copy()
         self.held = np.zeros(len(x), bool)
@@ -188,8 +189,8 @@ class SourceFit:
         """Light of the neighbours that the fit of each source would take for its own, were it not known."""
         px, py, _, weight = self._patches()
         own = self._profile(px, py)
-        ny, nx = self.data.shape
-        scene = self._scene()[np.clip(py, 0, ny - 1), np.clip(px, 0, nx - 1)]
+        row, column, _ = self._around()
+        scene = self._scene()[row, column]
         others = np.maximum(scene - own * self.flux[:, None], 0)
         return (weight * own * others).sum(axis=1) / np.maximum((weight * own**2).sum(axis=1), 1e-30)
 
@@ -219,20 +220,25 @@ class SourceFit:
             others[n] = max(modelled - self.flux[n] * enclosed, 0)
         return flux, error, others
 
-    def _patches(self):
-        """Pixels around every source: coordinates (n, p), data without the other sources, weights."""
+    def _around(self):
+        """Rows and columns (n, p) of the spaxels around every source, and which of them are in the image."""
         half = int(np.clip(math.ceil(1.5 * self.fwhm), 3, 15))
         offset = np.arange(-half, half + 1)
         dy, dx = (grid.ravel() for grid in np.meshgrid(offset, offset, indexing="ij"))
         round_patch = dx**2 + dy**2 <= (half + 0.5) ** 2
-        px = np.rint(self.x).astype(int)[:, None] + dx[round_patch]
-        py = np.rint(self.y).astype(int)[:, None] + dy[round_patch]
+        column = np.rint(self.x).astype(int)[:, None] + dx[round_patch]
+        row = np.rint(self.y).astype(int)[:, None] + dy[round_patch]
         ny, nx = self.data.shape
-        inside = (px >= 0) & (px < nx) & (py >= 0) & (py < ny)
-        cx, cy = np.clip(px, 0, nx - 1), np.clip(py, 0, ny - 1)
+        inside = (column >= 0) & (column < nx) & (row >= 0) & (row < ny)
+        return np.clip(row, 0, ny - 1), np.clip(column, 0, nx - 1), inside
+
+    def _patches(self):
+        """Spaxels around every source: places (n, p), data without the other sources, weights."""
+        row, column, inside = self._around()
+        px, py = self.places[:, row, column]
         own = self._profile(px, py) * self.flux[:, None]
-        data = (self.data - self._scene())[cy, cx] + own
-        variance = self.variance[cy, cx] + self.gain * np.maximum(own, 0)
+        data = (self.data - self._scene())[row, column] + own
+        variance = self.variance[row, column] + self.gain * np.maximum(own, 0)
         return px, py, data, np.where(inside, 1 / variance, 0.0)
 
     def _profile(self, px, py, fwhm=None):
@@ -250,8 +256,9 @@ class SourceFit:
             i, j = round(x), round(y)
             columns = np.arange(max(i - half, 0), min(i + half + 1, nx))
             rows = np.arange(max(j - half, 0), min(j + half + 1, ny))
-            radius2 = (columns - x) ** 2 + ((rows - y) ** 2)[:, None]
-            scene[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] += flux * moffat(radius2, self.fwhm)
+            part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+            radius2 = (self.places[0][part] - x) ** 2 + (self.places[1][part] - y) ** 2
+            scene[part] += flux * moffat(radius2, self.fwhm)
         return scene
 
     def _fit_once(self, steps):
@@ -305,7 +312,7 @@ class SourceFit:
         chosen = np.argsort(-signal)[:_PSF_SOURCES]
         # what is left of cosmic rays is narrow, and fainter than the stars
         chosen = chosen[signal[chosen] >= 0.1 * signal[chosen[min(2, len(chosen) - 1)]]]
-        part = SourceFit(self.data, self.variance, self.x[chosen], self.y[chosen], self.fwhm)
+        part = SourceFit(self.data, self.variance, self.x[chosen], self.y[chosen], self.fwhm, self.places)
         part.flux, part.gain = self.flux[chosen], self.gain
         px, py, data, weight = self._patches()
         widths = part.widths(px[chosen], py[chosen], data[chosen], weight[chosen])

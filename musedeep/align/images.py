@@ -22,8 +22,36 @@ _BIN_ANGSTROM = 75.0
 _FEWEST_BINS = 48
 _PLANE_ANGSTROM = 1.25
 _CLIP = 4.0
+# Of the usual number of rows: with fewer, the mean place of a drizzled spaxel's rows is not its middle.
+_RIM = 0.5
+# The same of samples, whose places are known: with fewer, no cosmic ray would show.
+_THIN = 0.2
+# In so narrow a band rows stay at one place of a spaxel; in a wider one refraction moves them through all
+# phases, and what drizzling does to profiles is the same everywhere.
+_NARROW_ANGSTROM = 100.0
+# Samples have fewer rows in a bin than drizzled spaxels, and no colour in so narrow a band.
+_SAMPLE_BINS = 16
 # Radians from the pointing: no row of the instrument lies as far away.
 _LARGEST = 0.001
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Means of the rows that lie in each spaxel, and where these lie: the sky as it was sampled.
+
+    Unlike drizzled spaxels they share no noise, and have the profile of the sky wherever rows lie.
+
+    Attributes
+    ----------
+    flux, variance : ndarray, shape (ny, nx), float32
+        NaN without rows.
+    places : ndarray, shape (2, ny, nx), float32
+        Mean x and y of the rows, in pixels counted from 0.
+    """
+
+    flux: np.ndarray
+    variance: np.ndarray
+    places: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -45,6 +73,8 @@ class WhiteImage:
     to_sky : ndarray, shape (3, 3), float64
         ``to_sky @ (x, y, 1)``, x and y counted from 0, is a direction of the sky by the header, in the
         tangent frame of the pointing (east, north, pole).
+    samples : Samples or None
+        Of a narrow band: what sources are best fitted to.
     """
 
     name: str
@@ -57,6 +87,7 @@ class WhiteImage:
     ra_deg: float
     dec_deg: float
     to_sky: np.ndarray = field(repr=False)
+    samples: Samples | None = field(default=None, repr=False)
 
     @property
     def step_arcsec(self):
@@ -199,21 +230,28 @@ def exposure_image(exposure, curve=WHITE, *, clip=_CLIP):
     InputError
         No row lies within the filter.
     """
-    from musedeep.kernels.white import collapse_bins, drizzle_rows
+    from musedeep.kernels.white import drizzle_rows
     from musedeep.muse import sampling_arcsec
 
     step = float(sampling_arcsec(exposure.mode)[0])
     low, high, radius = _extent(exposure, curve)
     half = math.ceil(radius / step) + 2
+    shape = 2 * half + 1, 2 * half + 1
     nodes = np.arange(low - 1.0, high + 2.0, 1.0)
-    count = _bin_count(high - low)
-    bins = np.array([nodes[0], 1.0, low, max((high - low) / count * (1 + 1e-6), 1e-3), count])
-    sums = np.zeros((count, 3, 2 * half + 1, 2 * half + 1), np.float32)
+    throughput = curve.throughput_at(nodes)
+    bins, narrow = (
+        np.array([nodes[0], 1.0, low, max((high - low) / count * (1 + 1e-6), 1e-3), count])
+        for count in (_bin_count(high - low), min(_bin_count(high - low), _SAMPLE_BINS))
+    )
+    sums = np.zeros((int(bins[-1]), 3, *shape), np.float32)
+    sampled = high - low <= _NARROW_ANGSTROM
+    samples = np.zeros((int(narrow[-1]) if sampled else 0, 3, *shape), np.float32)
+    places = np.zeros((2, *shape), np.float32)
     for rows in placed_rows(exposure):
-        drizzle_rows(*rows, curve.throughput_at(nodes), bins, half, step, sums)
-    flux, variance = np.empty(sums.shape[2:], np.float32), np.empty(sums.shape[2:], np.float32)
-    collapse_bins(sums, clip, 3, flux, variance)
-    flux, variance = _without_rim(flux, variance, sums[:, 0].sum(axis=0))
+        drizzle_rows(*rows, throughput, bins, half, step, sums)
+        if sampled:
+            drizzle_rows(*rows, throughput, narrow, half, step, samples, places)
+    flux, variance = _collapsed(sums, clip, _RIM)
     plane = np.diag([-step / _ARCSEC, step / _ARCSEC, 1.0])
     plane[:2, 2] = np.array([half, -half]) * step / _ARCSEC
     return WhiteImage(
@@ -227,7 +265,15 @@ def exposure_image(exposure, curve=WHITE, *, clip=_CLIP):
         ra_deg=exposure.ra_deg,
         dec_deg=exposure.dec_deg,
         to_sky=plane,
+        samples=_samples(samples, places, clip) if sampled else None,
     )
+
+
+def _samples(sums, places, clip):
+    """`Samples` of sums and places as `drizzle_rows` makes them."""
+    weight = np.maximum(sums[:, 0].sum(axis=0), 1e-6)
+    middles = np.indices(weight.shape, np.float32)[::-1]
+    return Samples(*_collapsed(sums, clip, _THIN), places / weight + middles)
 
 
 def _bin_count(width):
@@ -236,10 +282,15 @@ def _bin_count(width):
     return min(most, max(math.ceil(width / _BIN_ANGSTROM), _FEWEST_BINS))
 
 
-def _without_rim(flux, variance, weight):
-    """NaN where next to no rows lie: there a spaxel's mean position is not its middle."""
+def _collapsed(sums, clip, least):
+    """Flux and variance without cosmic rays; NaN where less than a share of the usual number of rows lies."""
+    from musedeep.kernels.white import collapse_bins
+
+    flux, variance = np.empty(sums.shape[2:], np.float32), np.empty(sums.shape[2:], np.float32)
+    collapse_bins(sums, clip, 3, flux, variance)
+    weight = sums[:, 0].sum(axis=0)
     filled = weight[weight > 0]
-    thin = weight <= 0.5 * (np.median(filled) if len(filled) else 0)
+    thin = weight <= least * (np.median(filled) if len(filled) else 0)
     flux[thin], variance[thin] = np.nan, np.nan
     return flux, variance
 

@@ -149,7 +149,7 @@ def find_sources(image, options, places=None):
         peaks, threshold, first, detected = _given(places, good)
     if len(peaks["x"]) == 0:
         return _nothing(background, first, detected, threshold)
-    fit = SourceFit(data, _variance(image, background), peaks["x"], peaks["y"], options.fwhm)
+    fit = _fit(image, data, background, peaks, options)
     fit.run()
     keep = fit.usable() & peaks["listed"]
     flux, flux_error = fit.whole_fluxes()
@@ -171,15 +171,27 @@ def find_sources(image, options, places=None):
     )
 
 
+def _fit(image, data, background, peaks, options):
+    """The fit of peaks to an image, or to its samples."""
+    at = peaks["x"], peaks["y"], options.fwhm
+    if image.samples is None:
+        return SourceFit(data, _variance(image.flux, image.variance, background.sigma), *at)
+    flux = image.samples.flux
+    noise = background_of(flux, options.bkgignore, options.bkgfraction).sigma
+    variance = _variance(flux, image.samples.variance, noise)
+    data = np.where(np.isfinite(flux), flux - background.median, 0.0).astype(np.float64)
+    return SourceFit(data, variance, *at, image.samples.places.astype(np.float64))
+
+
 def _nothing(background, first=0, detected=0, threshold=math.nan):
     return Sources(*(np.empty(0) for _ in range(7)), first, detected, threshold, background, math.nan)
 
 
-def _variance(image, background):
-    """Variance of every pixel; infinite where there are no data."""
-    floor = background.sigma**2
-    known = np.full(image.flux.shape, floor) if image.variance is None else image.variance.astype(np.float64)
-    return np.where(np.isfinite(image.flux) & np.isfinite(known), np.maximum(known, floor * 0.25), np.inf)
+def _variance(flux, variance, sigma):
+    """Variance of every pixel, not much less than its scatter; infinite where there are no data."""
+    floor = sigma**2
+    known = np.full(flux.shape, floor) if variance is None else variance.astype(np.float64)
+    return np.where(np.isfinite(flux) & np.isfinite(known), np.maximum(known, floor * 0.25), np.inf)
 
 
 def _peaks(data, good, background, options):

@@ -7,7 +7,9 @@ __all__ = ["collapse_bins", "drizzle_rows"]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def drizzle_rows(x, y, wavelength, data, variance, dq, usable, throughput, bins, half, step, sums):
+def drizzle_rows(
+    x, y, wavelength, data, variance, dq, usable, throughput, bins, half, step, sums, places=None
+):
     """Share rows among the four spaxels that a drop of one spaxel's size covers.
 
     A drop as large as the spaxel has a mean position that is the middle of the spaxel, whatever the phase
@@ -31,6 +33,9 @@ def drizzle_rows(x, y, wavelength, data, variance, dq, usable, throughput, bins,
     step : float [arcsec]
     sums : (bins, 3, ny, nx) float32, in and out
         Weight, weight times data, and weight squared times variance.
+    places : (2, ny, nx) float32, in and out, optional
+        Weight times the way, in spaxels, from the middle of the spaxel along x and y. With it, a row counts
+        in the one spaxel that it lies in: with places that are known, nothing need be shared.
     """
     ny, nx = sums.shape[2], sums.shape[3]
     for r in range(x.size):
@@ -52,6 +57,15 @@ def drizzle_rows(x, y, wavelength, data, variance, dq, usable, throughput, bins,
             continue
         right = px - i
         upper = py - j
+        if places is not None:
+            i += right >= 0.5
+            j += upper >= 0.5
+            sums[b, 0, j, i] += factor
+            sums[b, 1, j, i] += factor * data[r]
+            sums[b, 2, j, i] += factor * factor * variance[r]
+            places[0, j, i] += factor * (px - i)
+            places[1, j, i] += factor * (py - j)
+            continue
         for dj in range(2):
             for di in range(2):
                 w = factor * (right if di else 1.0 - right) * (upper if dj else 1.0 - upper)

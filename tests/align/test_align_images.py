@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -6,11 +7,14 @@ import pytest
 from astropy.io import fits
 
 from musedeep.align.images import exposure_image, read_image, write_image
+from musedeep.align.sources import find_sources
 from musedeep.errors import InputError
 from musedeep.images import Filter
 from musedeep.kernels.white import collapse_bins, drizzle_rows
 from musedeep.pixtable import group_exposures
+from musedeep.settings import AlignSettings
 from musedeep.simulate import Source, simulate_exposures
+from musedeep.sky import sky_frame
 
 
 def drizzled(x, y, data, half=6, step=0.2):
@@ -116,6 +120,53 @@ def test_cosmic_rays_and_the_sodium_gap_leave_no_trace(exposures):
     assert clipped < 2 and struck > 4
     gap = Filter("gap", np.array([5810.0, 5960.0]), np.array([1.0, 1.0]))
     assert not np.isfinite(exposure_image(exposure, gap).flux).any()
+
+
+def test_a_row_with_a_known_place_counts_in_one_spaxel():
+    rows = [np.array(values, np.float32) for values in ([-0.05, 0.03], [0.15, 0.21], [6500, 6500], [8, 2])]
+    sums, places = np.zeros((1, 3, 13, 13), np.float32), np.zeros((2, 13, 13), np.float32)
+    bins, good = np.array([6490.0, 10.0, 6400.0, 200.0, 1.0]), np.ones(2, np.uint8)
+    drizzle_rows(*rows, rows[0] ** 0, np.zeros(2, np.uint32), good, np.ones(3), bins, 6, 0.2, sums, places)
+    assert sums[0, :, 7, 6].tolist() == [2.0, 10.0, 2.0] and sums.sum() == 14.0
+    np.testing.assert_allclose(places[:, 7, 6], [0.25 - 0.15, -0.25 + 0.05], atol=1e-5)
+    assert np.count_nonzero(places) == 2
+
+
+def test_stars_of_a_narrow_band_lie_better_in_its_samples(tmp_path):
+    # rows at one phase of the spaxels skew what is drizzled: all that is wrong without noise
+    stars = tuple(Source("star", x, y + 0.1 * x, 1e5) for x in (-3.6, 0.0, 3.7) for y in (-3.5, 0.1, 3.6))
+    simulate_exposures(
+        tmp_path, exposures=2, field_arcsec=12.0, wavelength=(6500.0, 6520.0), sources=stars, seed=3,
+        noise="none", cosmic_ray_rate=0.0, fov_images=False, seeing_fwhm=1.0, pointing_error_arcsec=0.0,
+    )  # fmt: skip
+    apart = []
+    for own in (True, False):
+        places = []
+        for exposure in group_exposures([str(tmp_path / "PIXTABLE*.fits")]):
+            image = exposure_image(exposure)
+            found = find_sources(image if own else dataclasses.replace(image, samples=None), AlignSettings())
+            x, y, w = (
+                sky_frame(150.1, 2.2).T
+                @ sky_frame(image.ra_deg, image.dec_deg)
+                @ image.to_sky
+                @ (np.stack([found.x, found.y, np.ones(len(found))]))
+            )
+            places.append(np.column_stack([x / w, y / w]) * math.degrees(3.6e6))
+        first, second = places
+        away = np.hypot(*(first[:, None] - second).transpose(2, 0, 1)).min(axis=1)
+        assert len(away) >= 6
+        apart.append(np.sqrt(np.mean(away**2)))
+    assert apart[0] < 1.5 and apart[0] < 0.5 * apart[1]
+
+
+def test_a_wide_band_has_no_samples(exposures):
+    exposure = group_exposures([str(exposures / "PIXTABLE*.fits")])[0]
+    assert exposure_image(exposure).samples is None
+    narrow = Filter("narrow", np.array([6000.0, 6080.0]), np.array([1.0, 1.0]))
+    samples = exposure_image(exposure, narrow).samples
+    good = np.isfinite(samples.flux)
+    off = samples.places - np.indices(good.shape)[::-1]
+    assert good.any() and np.abs(off[:, good]).max() <= 0.501
 
 
 def test_a_filter_without_rows_is_refused(exposures):
