@@ -62,7 +62,8 @@ def run_step(task):
 
 def _run_fused(task):
     known = finished(task.science.folder, task.science.key)
-    if known is not None:
+    # one that was done step by step does not tell of its IFUs
+    if known is not None and "ifus" in known:
         return known
     ifus = {basic.ifu: _Ifu(basic) for basic in task.basic}
     while True:
