@@ -1,15 +1,15 @@
 """Offsets against the truth, beside muse_exp_align on the same images.
 
-    python benchmarks/align.py FOLDER [case ... | mosaics | alarms | sharpness | many]
+    python benchmarks/align.py FOLDER [case ... | mosaics | stars | clusters | alarms | sharpness | many]
                                       [--seeds 20] [--images 300]
 
 For each case, exposures are simulated with errors of their headers, and the offsets are measured three times:
 from the pixel tables, from the IMAGE_FOV files, and by ESO's recipe from the same IMAGE_FOV files. Told is
 the rms of each coordinate about the truth; what all exposures have in common, which nobody can know, is off.
 
-`mosaics` repeats the mosaic with other seeds, from 11 on; `alarms` tells how often a clean set of eight
-exposures is called suspicious, and one that lies off is named; `sharpness`, the stars of a cube combined with
-each of the lists; `many`, the cost of many large images.
+`mosaics`, `stars` and `clusters` repeat one case with other seeds, from 11 on; `alarms` tells how often a
+clean set of eight exposures is called suspicious, and one that lies off is named; `sharpness`, the stars of a
+cube combined with each of the lists; `many`, the cost of many large images.
 """
 
 import argparse
@@ -46,7 +46,7 @@ __all__ = [
     "report_alarms",
     "report_cases",
     "report_many",
-    "report_mosaics",
+    "report_seeds",
     "report_sharpness",
 ]
 
@@ -150,13 +150,13 @@ def report_cases(folder, names):
     return report.write(folder / "align")
 
 
-def report_mosaics(folder, seeds):
-    """Places and flux scales of four pointings that overlap by a tenth, over many seeds."""
-    report = Report("Mosaics of many seeds")
+def report_seeds(folder, name, seeds):
+    """Places and flux scales of one case, over many seeds."""
+    report = Report(f"Many seeds: {name}")
     for seed in range(11, 11 + seeds):
-        place = folder / f"mosaic-{seed}"
+        place = folder / f"{name.replace(' ', '-')}-{seed}"
         if not (place / "truth.json").exists():
-            facts = {"pointing_error_arcsec": 0.7} | _NARROW | CASES["mosaic"]
+            facts = {"pointing_error_arcsec": 0.7} | _NARROW | CASES[name]
             simulate_exposures(place, **facts | {"seed": seed})
         truth = OffsetTable.read(place / "OFFSET_LIST.fits")
         images = list(place.glob("IMAGE_FOV*"))
@@ -165,11 +165,12 @@ def report_mosaics(folder, seeds):
                 seed=seed,
                 images=words,
                 rms_mas=_rms(found, truth),
+                bound_mas=_bound(place, found.result) * 1000,
                 scale_percent=_scale(found, truth),
                 scale_told_percent=float(100 * np.nanmax(found.result.scale_errors)),
                 scale_sigma=_scale_in_errors(found, truth),
             )
-    return report.write(folder / "mosaics")
+    return report.write(folder / f"seeds-{name.replace(' ', '-')}")
 
 
 def report_alarms(folder, seeds):
@@ -383,7 +384,9 @@ def main(words=None):
     parser.add_argument("--images", type=int, default=300)
     asked = parser.parse_args(words)
     parts = {
-        "mosaics": lambda: report_mosaics(asked.folder, asked.seeds),
+        "mosaics": lambda: report_seeds(asked.folder, "mosaic", asked.seeds),
+        "stars": lambda: report_seeds(asked.folder, "45 stars", asked.seeds),
+        "clusters": lambda: report_seeds(asked.folder, "cluster", asked.seeds),
         "alarms": lambda: report_alarms(asked.folder, asked.seeds),
         "sharpness": lambda: report_sharpness(asked.folder),
         "many": lambda: report_many(asked.folder, asked.images),
