@@ -21,7 +21,9 @@ left = int(os.environ["DIE_AFTER"])
 def deadly(function):
     def call(*args, **kwargs):
         global left
-        left -= 1
+        # what `musedeep status` reads is written by the clock
+        if "run.state" not in str(args[0]):
+            left -= 1
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         return function(*args, **kwargs)
