@@ -53,38 +53,31 @@ class Monitor:
         self._written = now
         state = progress.state()
         state["failures"] = state["failures"][-_MOST_FAILURES:]
-        state |= {"written": time.time(), "workers": self._workers(), "dashboard": self._dashboard()}
+        state |= {"written": time.time()} | self._cluster()
         beside = self._path.with_name(f"{self._path.name}.writing")
         # A disk without room stops the work itself with a message; here it only costs the news.
         with suppress(OSError):
             beside.write_text(json.dumps(state))
             beside.replace(self._path)
 
-    def _dashboard(self):
+    def _cluster(self):
+        """Name, threads, tasks at work, memory in use and allowed [bytes] of every worker, and the address of
+        the dashboard."""
         if self._client is None:
-            return None
-        try:
-            return self._client.dashboard_link
-        except Exception:  # as below
-            return None
-
-    def _workers(self):
-        """Name, threads, tasks at work, memory in use and allowed [bytes] of every worker."""
-        if self._client is None:
-            return [
-                {
-                    "name": f"process {os.getpid()}",
-                    "threads": None,
-                    "working": None,
-                    "memory": resident_bytes(),
-                    "limit": None,
-                }
-            ]
+            here = {
+                "name": f"process {os.getpid()}",
+                "threads": None,
+                "working": None,
+                "memory": resident_bytes(),
+                "limit": None,
+            }
+            return {"workers": [here], "dashboard": None}
         try:
             workers = self._client.scheduler_info(n_workers=-1)["workers"]
+            dashboard = self._client.dashboard_link
         except Exception:  # the connection is lost; the work itself will say so
-            return []
-        return [
+            return {"workers": [], "dashboard": None}
+        found = [
             {
                 "name": str(info["name"]),
                 "threads": info["nthreads"],
@@ -94,6 +87,7 @@ class Monitor:
             }
             for info in workers.values()
         ]
+        return {"workers": found, "dashboard": dashboard}
 
 
 def read_state(path):

@@ -8,7 +8,7 @@ from numba import njit
 
 from .sample import exact, gather, is_wide, own_rows
 from .select import median
-from .sift import count_values, fill_bins, middle_bins, sky_bins, sum_around, surely_clean
+from .sift import count_values, fill_bins, middle_bins, sieve_arrays, sky_bins, sum_around, surely_clean
 
 __all__ = ["MOST_COUNTED", "REJECTED", "judge_guarded"]
 
@@ -94,18 +94,10 @@ def _sift(window, first, last, edge, rule, bounds, doubtful):
     """Find bounds of the medians of the cells of planes first <= k < last, and mark the cells whose rows are
     not surely clean."""
     nj, ni = window.rows, window.columns
-    size = ((window.last - window.first) * nj) << window.bits
-    bins = np.empty((size, _BINS), np.uint16)
-    least, lowest, highest = (
-        np.empty(size, np.float32),
-        np.empty(size, np.float32),
-        np.empty(size, np.float32),
-    )
+    (bins, least, lowest, highest), (column, sums, smallest) = sieve_arrays(window, _BINS)
     below, above = max(first - 1, window.first), min(last + 1, window.last)
     start, width = sky_bins(window, below, above, _BINS, _WIDTH)
     fill_bins(window, below, above, start, width, bins, least, lowest, highest)
-    column, sums = np.empty((ni + 2, _BINS), np.uint16), np.empty((ni, _BINS), np.uint16)
-    smallest = np.empty(ni, np.float32)
     # the place of a value at the edge of a bin is rounded
     rounding = 1e-9 * (abs(start) + _BINS * width)
     for k in range(first, last):

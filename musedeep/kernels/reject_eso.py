@@ -8,7 +8,7 @@ from numba import njit
 from .reject import MOST_COUNTED, REJECTED
 from .sample import own_rows
 from .select import median, median_absolute_deviation
-from .sift import count_values, fill_bins, middle_bins, sky_bins, sum_around
+from .sift import count_values, fill_bins, middle_bins, sieve_arrays, sky_bins, sum_around
 
 __all__ = ["judge_eso"]
 
@@ -36,15 +36,7 @@ def judge_eso(window, first, last, edge, direction, kind, crsigma, state, reject
         return
     nj, ni = window.rows, window.columns
     quick = kind == 0 and buffers.shape[1] < MOST_COUNTED
-    size = ((window.last - window.first) * nj) << window.bits
-    bins = np.empty((size, _BINS), np.uint16)
-    least, lowest, highest = (
-        np.empty(size, np.float32),
-        np.empty(size, np.float32),
-        np.empty(size, np.float32),
-    )
-    column, sums = np.empty((ni + 2, _BINS), np.uint16), np.empty((ni, _BINS), np.uint16)
-    smallest = np.empty(ni, np.float32)
+    (bins, least, lowest, highest), (column, sums, smallest) = sieve_arrays(window, _BINS)
     below, above = max(first - 1, window.first), min(last + 1, window.last)
     start, width = sky_bins(window, below, above, _BINS, _WIDTH)
     if quick:

@@ -13,7 +13,30 @@ from numba import njit
 from .sample import is_wide, own_rows
 from .select import median
 
-__all__ = ["count_values", "fill_bins", "middle_bins", "sky_bins", "sum_around", "surely_clean"]
+__all__ = [
+    "count_values",
+    "fill_bins",
+    "middle_bins",
+    "sieve_arrays",
+    "sky_bins",
+    "sum_around",
+    "surely_clean",
+]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def sieve_arrays(window, number):
+    """Empty arrays for histograms of so many bins: those of the cells and their extremes, as `fill_bins` takes
+    them, and those of one row of cells, as `sum_around` does."""
+    size, ni = ((window.last - window.first) * window.rows) << window.bits, window.columns
+    cells = (
+        np.empty((size, number), np.uint16),
+        np.empty(size, np.float32),
+        np.empty(size, np.float32),
+        np.empty(size, np.float32),
+    )
+    row = np.empty((ni + 2, number), np.uint16), np.empty((ni, number), np.uint16), np.empty(ni, np.float32)
+    return cells, row
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

@@ -94,10 +94,7 @@ def survey_rows(
     """
     nk, ny, nx = flux.shape
     for r in range(rows.shape[1]):
-        xs, ys = rows[0, r] + place[0], rows[1, r] + place[1]
-        w = 1.0 / (matrix[2, 0] * xs + matrix[2, 1] * ys + matrix[2, 2])
-        x = (matrix[0, 0] * xs + matrix[0, 1] * ys + matrix[0, 2]) * w - corner[1]
-        y = (matrix[1, 0] * xs + matrix[1, 1] * ys + matrix[1, 2]) * w - corner[0]
+        x, y = _place_of(rows, r, matrix, place, corner)
         px[r], py[r] = x, y
         v = np.float64(rows[3, r]) * scale
         vv = np.float64(rows[4, r]) * scale * scale
@@ -157,6 +154,16 @@ def survey_rows(
 
 
 @njit(nogil=True, inline="always", error_model="numpy")
+def _place_of(rows, r, matrix, place, corner):
+    """Column and row of a row in the grid, counted from `corner`; see `survey_rows`."""
+    xs, ys = rows[0, r] + place[0], rows[1, r] + place[1]
+    w = 1.0 / (matrix[2, 0] * xs + matrix[2, 1] * ys + matrix[2, 2])
+    x = (matrix[0, 0] * xs + matrix[0, 1] * ys + matrix[0, 2]) * w - corner[1]
+    y = (matrix[1, 0] * xs + matrix[1, 1] * ys + matrix[1, 2]) * w - corner[0]
+    return x, y
+
+
+@njit(nogil=True, inline="always", error_model="numpy")
 def _overlap(offset, size):
     """Part of a drop that lies in the voxel, its middle `offset` from that of the voxel."""
     inside = min(offset + size / 2, 0.5) - max(offset - size / 2, -0.5)
@@ -181,9 +188,7 @@ def count_rows(rows, matrix, place, corner, chosen, counts):
     for r in range(rows.shape[1]):
         if not chosen[r]:
             continue
-        xs, ys = rows[0, r] + place[0], rows[1, r] + place[1]
-        w = 1.0 / (matrix[2, 0] * xs + matrix[2, 1] * ys + matrix[2, 2])
-        i = np.int64(math.floor((matrix[0, 0] * xs + matrix[0, 1] * ys + matrix[0, 2]) * w - corner[1] + 0.5))
-        j = np.int64(math.floor((matrix[1, 0] * xs + matrix[1, 1] * ys + matrix[1, 2]) * w - corner[0] + 0.5))
+        x, y = _place_of(rows, r, matrix, place, corner)
+        i, j = np.int64(math.floor(x + 0.5)), np.int64(math.floor(y + 0.5))
         if 0 <= i < nx and 0 <= j < ny:
             counts[j, i] += 1
