@@ -4,9 +4,8 @@ import math
 import statistics
 from dataclasses import dataclass, field
 
-from musedeep.select.footprints import near_pairs, overlaps
+from musedeep.select.pointings import connected, find_visits, shared_areas
 from musedeep.select.rules import judge_seeing
-from musedeep.select.targets import connected, find_visits
 
 __all__ = ["Dataset", "case_of", "split_target"]
 
@@ -222,26 +221,14 @@ def _by_place(decisions, settings, join):
     """R15: exposures whose footprints hang together."""
     by_date = {decision.candidate.date_obs: decision for decision in decisions}
     visits = find_visits([d.candidate for d in decisions], settings.same_pointing_arcsec)
-    if not visits:
-        return []
-    facts = [[getattr(v, name) for v in visits] for name in ("ra_deg", "dec_deg", "angle_deg", "side_arcsec")]
-    pairs = near_pairs(facts[0], facts[1], max(facts[3]) * math.sqrt(2))
-    shared = overlaps(pairs, *facts)
-    edges = [
-        tuple(map(int, pair)) for pair, share in zip(pairs, shared, strict=True) if share >= settings.overlap
-    ]
+    shared = zip(*shared_areas(visits), strict=True)
+    edges = [tuple(map(int, pair)) for pair, share in shared if share >= settings.overlap]
     for names in join:
         wanted = {name.strip().casefold() for name in names}
-        named = [n for n, visit in enumerate(visits) if _names_of(visit) & wanted]
+        named = [n for n, visit in enumerate(visits) if visit.names & wanted]
         edges += [(named[0], other) for other in named[1:]]
     groups = connected(len(visits), edges)
     return [[by_date[member.date_obs] for n in group for member in visits[n].members] for group in groups]
-
-
-def _names_of(visit):
-    first = visit.first
-    names = {first.target.casefold(), first.ob_id.casefold(), first.ob_name.casefold()}
-    return names | {member.date_obs.casefold() for member in visit.members}
 
 
 def _nearest(decision, groups, settings):

@@ -8,7 +8,7 @@ from astropy.time import Time
 
 from musedeep.access import product_access
 from musedeep.select.names import name_likeness
-from musedeep.select.parts import find_pointings
+from musedeep.select.pointings import find_pointings
 
 __all__ = ["access_of", "completeness_of", "crowding_of", "describe_dataset", "today_of"]
 

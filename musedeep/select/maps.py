@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 
 from musedeep.select.footprints import corners
-from musedeep.select.parts import find_pointings
+from musedeep.select.pointings import find_pointings
 from musedeep.sky import middle_of, sky_vectors
 
 __all__ = ["all_sky_map", "colour", "depth_map", "field_map"]

@@ -6,32 +6,12 @@ from functools import cache
 
 import numpy as np
 
-from musedeep.select.footprints import near_pairs, overlaps
-from musedeep.select.targets import connected
-from musedeep.sky import middle_of, sky_vectors
+from musedeep.select.pointings import connected, pointing_of, shared_areas
 
-__all__ = ["Part", "Pointing", "find_pointings", "split_field"]
+__all__ = ["Part", "split_field"]
 
 # Of more pointings than this that hang together not every way to part them is tried.
 _EXACT = 11
-
-
-@dataclass(frozen=True)
-class Pointing:
-    """Exposures of one place, of whatever OB.
-
-    Attributes
-    ----------
-    members : tuple of Candidate
-        In the order of time.
-    ra_deg, dec_deg, angle_deg, side_arcsec : float
-    """
-
-    members: tuple
-    ra_deg: float
-    dec_deg: float
-    angle_deg: float
-    side_arcsec: float
 
 
 @dataclass(frozen=True)
@@ -48,34 +28,6 @@ class Part:
 
     pointings: tuple
     shared: tuple = ()
-
-
-def find_pointings(candidates, same_pointing_arcsec):
-    """Put exposures of one place together.
-
-    Parameters
-    ----------
-    candidates : list of Candidate
-    same_pointing_arcsec : float
-
-    Returns
-    -------
-    list of Pointing
-        In the order of their first exposures.
-    """
-    candidates = sorted(candidates, key=lambda item: item.date_obs)
-    if not candidates:
-        return []
-    pairs = near_pairs(
-        [item.ra_deg for item in candidates], [item.dec_deg for item in candidates], same_pointing_arcsec
-    )
-    groups = connected(len(candidates), [(int(a), int(b)) for a, b in pairs])
-    return [_pointing(tuple(candidates[n] for n in group)) for group in groups]
-
-
-def _pointing(members):
-    points = sky_vectors([item.ra_deg for item in members], [item.dec_deg for item in members])
-    return Pointing(members, *middle_of(points), members[0].angle_deg, members[0].side_arcsec)
 
 
 def split_field(pointings, cap, least_overlap, allow_reuse):
@@ -108,7 +60,7 @@ def split_field(pointings, cap, least_overlap, allow_reuse):
         return pointings, [Part(tuple(range(len(pointings))))]
     pointings = [piece for pointing in pointings for piece in _pieces(pointing, cap)]
     counts = [len(pointing.members) for pointing in pointings]
-    shared = _shared_areas(pointings)
+    shared = _all_shared(pointings)
     pairs = [(i, j) for i in range(len(counts)) for j in range(i) if shared[i, j] >= least_overlap]
     parts = []
     for group in connected(len(counts), pairs):
@@ -134,18 +86,14 @@ def _pieces(pointing, cap):
         if pieces[-1] and full:
             pieces.append([])
         pieces[-1] += run
-    return [_pointing(tuple(sorted(piece, key=lambda item: item.date_obs))) for piece in pieces]
+    return [pointing_of(piece) for piece in pieces]
 
 
-def _shared_areas(pointings):
+def _all_shared(pointings):
     """Overlap of every two pointings; ndarray (n, n)."""
-    count = len(pointings)
-    facts = [
-        [getattr(p, name) for p in pointings] for name in ("ra_deg", "dec_deg", "angle_deg", "side_arcsec")
-    ]
-    pairs = near_pairs(facts[0], facts[1], max(facts[3]) * math.sqrt(2))
-    areas = np.eye(count)
-    areas[pairs[:, 0], pairs[:, 1]] = areas[pairs[:, 1], pairs[:, 0]] = overlaps(pairs, *facts)
+    areas = np.eye(len(pointings))
+    pairs, shares = shared_areas(pointings)
+    areas[pairs[:, 0], pairs[:, 1]] = areas[pairs[:, 1], pairs[:, 0]] = shares
     return areas
 
 

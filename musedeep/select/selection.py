@@ -16,10 +16,11 @@ from musedeep.select.headers import find_files
 from musedeep.select.index import Index
 from musedeep.select.naming import name_datasets
 from musedeep.select.overrides import Overrides, read_overrides, write_overrides
-from musedeep.select.parts import find_pointings, split_field
+from musedeep.select.parts import split_field
+from musedeep.select.pointings import find_pointings, find_visits
 from musedeep.select.rules import judge_exposure, usual_seconds
 from musedeep.select.tables import read_notes
-from musedeep.select.targets import find_targets, find_visits, link_visits
+from musedeep.select.targets import find_targets, link_visits
 from musedeep.thresholds import Thresholds, read_thresholds, thresholds_text
 
 __all__ = ["Selection", "fingerprint", "select_exposures"]

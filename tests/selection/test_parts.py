@@ -7,7 +7,8 @@ import pytest
 from frames import RA, date_of, east, select, write_frame
 
 from musedeep.select import select_exposures
-from musedeep.select.parts import Part, Pointing, split_field
+from musedeep.select.parts import Part, split_field
+from musedeep.select.pointings import Pointing
 
 # Nine pointings of 25 exposures in a grid with narrow overlaps, and one of 50 in the middle of four of them,
 # a little nearer to three of these: the release description sketches it so.
