@@ -3,6 +3,8 @@
 import numpy as np
 from numba import njit
 
+from .select import sort_few
+
 __all__ = ["drizzle_sorted", "judge_few"]
 
 REJECTED = 2
@@ -92,17 +94,6 @@ def _surely_below(sample, n, highest, level, deviation, crsigma):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _sort(values, n):
-    for a in range(1, n):
-        v = values[a]
-        b = a - 1
-        while b >= 0 and values[b] > v:
-            values[b + 1] = values[b]
-            b -= 1
-        values[b + 1] = v
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
 def _statistics(values, n):
     """Median, and median of the absolute deviations from it, of values in ascending order."""
     middle = n // 2
@@ -176,7 +167,7 @@ def judge_few(start, value, index, bits, shape, first, last, direction, crsigma,
                 clean, level = _surely_below(sample[:padded], n, highest, level, deviation, crsigma)
                 if clean:
                     continue
-                _sort(sample, n)
+                sort_few(sample, n)
                 level, deviation = _statistics(sample, n)
                 limit = level + crsigma * deviation
                 for r in range(a, b):

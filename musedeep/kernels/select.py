@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numba import njit
 
-__all__ = ["median", "median_absolute_deviation"]
+__all__ = ["median", "median_absolute_deviation", "sort_few"]
 
 _FLAGS = {"nnan", "nsz"}  # no NaN is ever passed in; this lets min and max run as vectors
 
@@ -42,9 +42,9 @@ def _around(a, n, t, low, high):
     return below, above
 
 
-@njit("f8(f4[::1], i8)", nogil=True, cache=True, error_model="numpy")
-def _median_small(a, n):
-    """Median by insertion sort; sorts ``a[:n]`` in place."""
+@njit("void(f4[::1], i8)", nogil=True, cache=True, error_model="numpy")
+def sort_few(a, n):
+    """Sort ``a[:n]`` in place, in a time that grows with the square of ``n``."""
     for i in range(1, n):
         v = a[i]
         j = i - 1
@@ -52,6 +52,12 @@ def _median_small(a, n):
             a[j + 1] = a[j]
             j -= 1
         a[j + 1] = v
+
+
+@njit("f8(f4[::1], i8)", nogil=True, cache=True, error_model="numpy")
+def _median_few(a, n):
+    """Median; sorts ``a[:n]`` in place."""
+    sort_few(a, n)
     half = n // 2
     if n % 2:
         return np.float64(a[half])
@@ -67,7 +73,7 @@ def median(a, n, guess, width):
     ``a[:n]`` may be reordered.
     """
     if n <= 12:
-        return _median_small(a, n)
+        return _median_few(a, n)
     smallest, largest = _extremes(a, n)
     if smallest == largest:
         return np.float64(smallest)

@@ -26,8 +26,8 @@ __all__ = [
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def sieve_arrays(window, number):
-    """Empty arrays for histograms of so many bins: those of the cells and their extremes, as `fill_bins` takes
-    them, and those of one row of cells, as `sum_around` does."""
+    """Empty arrays for histograms of so many bins: those of the cells and their extremes, as `fill_bins`
+    takes them, and those of one row of cells, as `sum_around` does."""
     size, ni = ((window.last - window.first) * window.rows) << window.bits, window.columns
     cells = (
         np.empty((size, number), np.uint16),
