@@ -10,13 +10,10 @@ load libraries and kernels, which stands in a column of its own: beside the inge
 a hundred times as large as these, it is nothing.
 """
 
-import argparse
 import json
 import sys
-import tempfile
-from pathlib import Path
 
-from harness import Report, measure, musedeep, repeated, simulated, warm_up
+from harness import Report, carry_out, command_line, measure, musedeep, repeated, simulated, warm_up
 
 DISTINCT = 4  # the others are copies of these
 MOST_OF_INGEST = 0.03
@@ -106,16 +103,11 @@ def measure_all(options, folder):
 
 
 def main():
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser = command_line(__doc__)
     parser.add_argument("--exposures", type=int, default=100, help="before the last one is added")
     parser.add_argument("--rows", type=float, default=2e6, help="of an exposure")
     parser.add_argument("--field", type=float, default=24.0, help="side of an exposure in arcsec")
-    parser.add_argument("--folder", type=Path, help="where to work and keep the simulation [temporary]")
-    parser.add_argument("--output", type=Path, help="write the report here, .md and .json")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        sys.exit(0 if measure_all(options, options.folder or Path(temporary)) else 1)
+    carry_out(parser, measure_all)
 
 
 if __name__ == "__main__":

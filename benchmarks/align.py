@@ -9,19 +9,18 @@ the rms of each coordinate about the truth; what all exposures have in common, w
 
 `mosaics`, `stars` and `clusters` repeat one case with other seeds, from 11 on; `alarms` tells how often a
 clean set of eight exposures is called suspicious, and one that lies off is named; `sharpness`, the stars of a
-cube combined with each of the lists; `many`, the cost of many large images.
+cube combined with each of the lists; `many`, the cost of many large images. The cases have a report, and so
+has each part, in FOLDER or in the folder that `--output` names.
 """
 
-import argparse
 import dataclasses
 import math
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
-from harness import Report, measure
+from harness import Report, carry_out, command_line, measure
 
 from musedeep import (
     Field,
@@ -119,7 +118,7 @@ def _from_tables(place, **changes):
 
 
 def report_cases(folder, names):
-    """Offsets of the cases named."""
+    """Offsets of the cases named; Report."""
     report = Report("Offsets of exposures against the truth")
     for name in names:
         place, truth = _simulated(folder, name)
@@ -147,7 +146,7 @@ def report_cases(folder, names):
             rotation_fov_deg=_rotation(fov, truth) if asked.get("fit_rotation") else "",
             verdict=tables.verdict,
         )
-    return report.write(folder / "align")
+    return report
 
 
 def report_seeds(folder, name, seeds):
@@ -170,7 +169,7 @@ def report_seeds(folder, name, seeds):
                 scale_told_percent=float(100 * np.nanmax(found.result.scale_errors)),
                 scale_sigma=_scale_in_errors(found, truth),
             )
-    return report.write(folder / f"seeds-{name.replace(' ', '-')}")
+    return report
 
 
 def report_alarms(folder, seeds):
@@ -198,7 +197,7 @@ def report_alarms(folder, seeds):
                shifted_0_5_named=named[0.5])  # fmt: skip
     if clean < seeds or min(named.values()) < seeds:
         report.fail("a clean set raised an alarm, or a shifted exposure was not named alone")
-    return report.write(folder / "alarms")
+    return report
 
 
 def report_sharpness(folder, names=("45 stars", "mosaic")):
@@ -228,7 +227,7 @@ def report_sharpness(folder, names=("45 stars", "mosaic")):
                 same.table["FLUX_SCALE"] = [truth.lookup(d).flux_scale for d in same.table["DATE_OBS"]]
                 path = str(same.write(place / "list.fits"))
             report.add(case=name, offsets=words, **_stars(field, path, read_image(images[0])))
-    return report.write(folder / "sharpness")
+    return report
 
 
 def _stars(field, offsets, like):
@@ -282,7 +281,7 @@ def report_many(folder, count, size=320, stars=40):
                peak_gb=took.peak_bytes / 1e9, verdict=took.output.strip())  # fmt: skip
     if took.cpu > 0.6 * count or took.peak_bytes > 1e9:
         report.fail("300 images must take less than 180 s of CPU time, and less than 1 GB")
-    return report.write(folder / "many")
+    return report
 
 
 def _one_image(folder):
@@ -375,27 +374,33 @@ def _rotation(found, truth):
     return float(np.abs(wrong - wrong.mean()).max())
 
 
-def main(words=None):
-    """Run the cases and parts named, or all."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("names", nargs="*", default=[])
+def measure_parts(options, folder):
+    """The cases and parts named, or all; whether all is as promised."""
+    reports = options.output or folder
+    parts = {
+        "mosaics": lambda: report_seeds(folder, "mosaic", options.seeds),
+        "stars": lambda: report_seeds(folder, "45 stars", options.seeds),
+        "clusters": lambda: report_seeds(folder, "cluster", options.seeds),
+        "alarms": lambda: report_alarms(folder, options.seeds),
+        "sharpness": lambda: report_sharpness(folder),
+        "many": lambda: report_many(folder, options.images),
+    }
+    names = options.names or [*CASES, *parts]
+    cases = [name for name in names if name not in parts]
+    good = [report_cases(folder, cases).write(reports / "align")] if cases else []
+    for name in names:
+        if name in parts:
+            good.append(parts[name]().write(reports / name))
+    return all(good)
+
+
+def main():
+    parser = command_line(__doc__, folder_given=True)
+    parser.add_argument("names", nargs="*", default=[], help="cases and parts [all]")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--images", type=int, default=300)
-    asked = parser.parse_args(words)
-    parts = {
-        "mosaics": lambda: report_seeds(asked.folder, "mosaic", asked.seeds),
-        "stars": lambda: report_seeds(asked.folder, "45 stars", asked.seeds),
-        "clusters": lambda: report_seeds(asked.folder, "cluster", asked.seeds),
-        "alarms": lambda: report_alarms(asked.folder, asked.seeds),
-        "sharpness": lambda: report_sharpness(asked.folder),
-        "many": lambda: report_many(asked.folder, asked.images),
-    }
-    names = asked.names or [*CASES, *parts]
-    cases = [name for name in names if name not in parts]
-    good = [report_cases(asked.folder, cases)] if cases else []
-    return all([*good, *(parts[name]() for name in names if name in parts)])
+    carry_out(parser, measure_parts)
 
 
 if __name__ == "__main__":
-    sys.exit(0 if main() else 1)
+    main()

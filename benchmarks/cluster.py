@@ -7,13 +7,10 @@ process that steers holds client and scheduler both; its memory must not grow wi
 a field of many exposures is planned, before and after its ingest; that must take seconds.
 """
 
-import argparse
 import sys
-import tempfile
 import time
-from pathlib import Path
 
-from harness import Report, measure, repeated, simulated
+from harness import Report, carry_out, command_line, measure, repeated, simulated
 
 # Memory may still grow by this much after the first tenth: logs and counters of a bounded length fill up.
 MOST_GROWTH_MB = 30.0
@@ -70,23 +67,19 @@ began = time.process_time(); md.plan_combine(md.open_field(folder)); print(time.
             report.fail(f"planning the {stage} of {number} exposures took {seconds:.0f} s")
 
 
+def measure_all(options, folder):
+    """Measure and report; whether all is as promised."""
+    report = Report("What a cluster costs")
+    pass_blocks(report, options.blocks)
+    plan_field(report, folder, options.exposures)
+    return report.write(options.output)
+
+
 def main():
-    """Measure and report."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--blocks", type=int, default=10_000)
     parser.add_argument("--exposures", type=int, default=1000)
-    parser.add_argument("--folder", type=Path, help="kept; a temporary one otherwise")
-    parser.add_argument("--output", type=Path, help="report, .md and .json")
-    options = parser.parse_args()
-    report = Report("What a cluster costs")
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = options.folder or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        pass_blocks(report, options.blocks)
-        plan_field(report, folder, options.exposures)
-    sys.exit(0 if report.write(options.output) else 1)
+    carry_out(parser, measure_all)
 
 
 if __name__ == "__main__":

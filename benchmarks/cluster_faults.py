@@ -9,16 +9,14 @@ process that computes is killed alone, all jobs are killed at once, or the contr
 again).
 """
 
-import argparse
 import random
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from harness import Report, simulated
+from harness import Report, carry_out, command_line, simulated
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 WAYS = ("cancel", "kill", "worker", "all", "control")
@@ -117,36 +115,32 @@ def play(seed, folder, field, slurm, options):
     return facts, code, own, run.error
 
 
+def play_all(options, folder):
+    """Play the rounds; whether all is as it must be."""
+    from batch import Slurm
+
+    report = Report("A combination on Slurm that is disturbed")
+    field, maps = prepared(folder)
+    with Slurm.started(folder / "slurm") as slurm:
+        for seed in range(options.first, options.first + options.rounds):
+            facts, code, own, error = play(seed, folder, field, slurm, options)
+            same = code == 0 and maps_of(own) == maps
+            report.add(**facts, same_bits="yes" if same else "NO")
+            if not same:
+                report.fail(f"seed {seed}: exit code {code}, {error[-500:]}")
+            # a job does one block at a time; one more may be done and not yet recorded
+            if facts["redone"] > 2 * facts["jobs_hit"]:
+                report.fail(f"seed {seed}: more blocks were redone than were in flight")
+            shutil.rmtree(own.folder.parent)
+    return report.write(options.output)
+
+
 def main():
-    """Play the rounds."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--first", type=int, default=1, help="seed of the first round")
     parser.add_argument("--block-seconds", type=float, default=1.0)
-    parser.add_argument("--folder", type=Path, help="kept; a temporary one otherwise")
-    parser.add_argument("--output", type=Path, help="report, .md and .json")
-    options = parser.parse_args()
-    report = Report("A combination on Slurm that is disturbed")
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = options.folder or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        field, maps = prepared(folder)
-        from batch import Slurm
-
-        with Slurm.started(folder / "slurm") as slurm:
-            for seed in range(options.first, options.first + options.rounds):
-                facts, code, own, error = play(seed, folder, field, slurm, options)
-                same = code == 0 and maps_of(own) == maps
-                report.add(**facts, same_bits="yes" if same else "NO")
-                if not same:
-                    report.fail(f"seed {seed}: exit code {code}, {error[-500:]}")
-                # a job does one block at a time; one more may be done and not yet recorded
-                if facts["redone"] > 2 * facts["jobs_hit"]:
-                    report.fail(f"seed {seed}: more blocks were redone than were in flight")
-                shutil.rmtree(own.folder.parent)
-    sys.exit(0 if report.write(options.output) else 1)
+    carry_out(parser, play_all)
 
 
 if __name__ == "__main__":

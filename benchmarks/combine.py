@@ -8,13 +8,20 @@ the call to its return counts (with what it imports, and kernels come from the c
 not grow with the number of exposures.
 """
 
-import argparse
 import json
 import sys
-import tempfile
-from pathlib import Path
 
-from harness import Report, measure, musedeep, repeated, row_count, simulated, warm_up
+from harness import (
+    Report,
+    carry_out,
+    command_line,
+    measure,
+    musedeep,
+    repeated,
+    row_count,
+    simulated,
+    warm_up,
+)
 
 # Core-nanoseconds a row that are promised, by number of exposures and rule.
 TARGETS = {(64, "guarded"): 120.0}
@@ -76,8 +83,7 @@ def measure_all(options, folder):
 
 
 def main():
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser = command_line(__doc__)
     parser.add_argument("--exposures", type=int, nargs="+", default=[64])
     parser.add_argument("--rows", type=float, default=1.5e6, help="of an exposure")
     parser.add_argument("--field", type=float, default=24.0, help="side of the field in arcsec")
@@ -85,11 +91,7 @@ def main():
     parser.add_argument("--memory", default="4GB")
     parser.add_argument("--workers", type=int, default=1, help="threads")
     parser.add_argument("--repeat", type=int, default=1, help="runs of each, of which the best counts")
-    parser.add_argument("--folder", type=Path, help="where to work and keep the simulation [temporary]")
-    parser.add_argument("--output", type=Path, help="write the report here, .md and .json")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        sys.exit(0 if measure_all(options, options.folder or Path(temporary)) else 1)
+    carry_out(parser, measure_all)
 
 
 if __name__ == "__main__":

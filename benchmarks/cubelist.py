@@ -6,12 +6,9 @@ MPDAF is given a cube of each exposure on the common grid, which somebody had to
 musedeep begins with the pixel tables. Times are user plus system of whole processes with one thread.
 """
 
-import argparse
 import sys
-import tempfile
-from pathlib import Path
 
-from harness import Report, measure, musedeep, row_count, simulated, warm_up
+from harness import Report, carry_out, command_line, measure, musedeep, row_count, simulated, warm_up
 
 _CUBES = """
 import sys
@@ -33,17 +30,11 @@ cubes.combine(nmax=2, nclip=5.0, var="stat_mean")[0].write(sys.argv[2], savemask
 
 
 def main():
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser = command_line(__doc__)
     parser.add_argument("--exposures", type=int, default=16)
     parser.add_argument("--rows", type=float, default=1e6, help="of an exposure")
     parser.add_argument("--field", type=float, default=24.0, help="side of the field in arcsec")
-    parser.add_argument("--folder", type=Path, help="where to work and keep the simulation [temporary]")
-    parser.add_argument("--output", type=Path, help="write the report here, .md and .json")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = (options.folder or Path(temporary)).resolve()
-        sys.exit(0 if compare(options, folder) else 1)
+    carry_out(parser, compare)
 
 
 def compare(options, folder):

@@ -11,13 +11,20 @@ memory of the process so far. The whole of a real field is larger (300 x 300 x 3
 smaller by as much.
 """
 
-import argparse
 import json
 import sys
-import tempfile
-from pathlib import Path
 
-from harness import Report, measure, musedeep, repeated, row_count, simulated, warm_up
+from harness import (
+    Report,
+    carry_out,
+    command_line,
+    measure,
+    musedeep,
+    repeated,
+    row_count,
+    simulated,
+    warm_up,
+)
 
 DISTINCT = 4
 MOST_SECONDS = 20.0  # of one core for 10" x 10" x 100 Angstrom of 100 exposures
@@ -107,18 +114,13 @@ def measure_all(options, folder):
 
 
 def main():
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser = command_line(__doc__)
     parser.add_argument("--exposures", type=int, nargs="+", default=[16, 100])
     parser.add_argument("--field", type=float, default=20.0, help="side of the field in arcsec")
     parser.add_argument("--length", type=float, default=150.0, help="of its spectra in Angstrom")
     parser.add_argument("--size", type=float, default=10.0, help="side of the cutout in arcsec")
     parser.add_argument("--band", type=float, default=100.0, help="its length in Angstrom")
-    parser.add_argument("--folder", type=Path, help="where to work and keep the simulation [temporary]")
-    parser.add_argument("--output", type=Path, help="write the report here, .md and .json")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        sys.exit(0 if measure_all(options, options.folder or Path(temporary)) else 1)
+    carry_out(parser, measure_all)
 
 
 if __name__ == "__main__":

@@ -11,16 +11,13 @@ rim that dithers leave has less exposure time. ABMAGLIM of the whole image takes
 local one, in boxes of 32 x 32 spaxels, is to follow 1.25 log10(t) within 0.05 mag.
 """
 
-import argparse
 import math
-import sys
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from harness import Report, repeated
+from harness import Report, carry_out, command_line, repeated
 
 import musedeep as md
 from musedeep.depth import DepthSums
@@ -140,21 +137,16 @@ def draw(path, rows, image, depth):
 
 
 def main():
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser = command_line(__doc__)
     parser.add_argument("--exposures", type=int, default=100)
-    parser.add_argument("--keep", type=Path, help="folder for exposures and stores, which are kept")
-    parser.add_argument("--output", type=Path, help="write the report here, .md and .json")
+    parser.add_argument("--keep", dest="folder", type=Path, help="the same as --folder")
     parser.add_argument("--plot", type=Path, help="draw the figures into this PNG file")
-    options = parser.parse_args()
+    carry_out(parser, measure_steps)
+
+
+def measure_steps(options, folder):
+    """Combine more and more exposures, and compare their limits with the law; whether they follow it."""
     report = Report("Limiting magnitude against exposure time")
-    with tempfile.TemporaryDirectory() as scratch:
-        measure_steps(report, options.keep or Path(scratch), options)
-    sys.exit(0 if report.write(options.output) else 1)
-
-
-def measure_steps(report, folder, options):
-    """Combine more and more exposures, and compare their limits with the law."""
     field = ingested_field(folder, options.exposures)
     exposures = list(field.exposures)
     seeing = sky_resolution([e.header for e in exposures], [e.exptime for e in exposures]).fwhm_arcsec
@@ -188,6 +180,7 @@ def measure_steps(report, folder, options):
         report.fail(f"{MOST_OFF} mag are promised.")
     if options.plot:
         draw(options.plot, rows, sums.mean_image(), depth.local.map(np.isfinite(sums.mean_image())))
+    return report.write(options.output)
 
 
 if __name__ == "__main__":

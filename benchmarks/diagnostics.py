@@ -9,16 +9,13 @@ too: a fault may show in more than one way. Exits with 1 where a fault is found 
 seeds, or a clean field gives an alarm.
 """
 
-import argparse
 import json
 import shutil
-import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-from harness import Report
+from harness import Report, carry_out, command_line
 
 import musedeep as md
 from musedeep.qc.alignment import find_line_misalignment
@@ -234,20 +231,12 @@ def _range(findings):
     return f"{values.min():.3g} to {values.max():.3g}" if len(values) else ""
 
 
-def main():
-    """Run the benchmark and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--first", type=int, default=1)
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--case", nargs="*", choices=CASES, default=list(CASES))
-    options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
+def diagnose_all(options, folder):
+    """Run all cases and print the table; whether all is as promised."""
     report = Report("Diagnostics")
     began = time.process_time()
     seeds = range(options.first, options.first + options.seeds)
-    entries = run(options.folder, options.case, seeds)
+    entries = run(folder, options.case, seeds)
     judge(entries, options.case, report)
     others = {}
     for entry in entries:
@@ -257,7 +246,15 @@ def main():
     for (case, name), where in sorted(others.items()):
         report.note(f"The faults of {case} also show as {name} in {len(where)} fields.")
     report.note(f"{len(seeds)} seeds, {time.process_time() - began:.0f} s of CPU time.")
-    sys.exit(not report.write(options.output))
+    return report.write(options.output)
+
+
+def main():
+    parser = command_line(__doc__, folder_given=True)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--first", type=int, default=1)
+    parser.add_argument("--case", nargs="*", choices=CASES, default=list(CASES))
+    carry_out(parser, diagnose_all)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Importing it needs the standard library only. A process begins its life with the
 started it, so what is measured is started from here, before anything large is loaded.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -19,6 +20,8 @@ from pathlib import Path
 __all__ = [
     "Measured",
     "Report",
+    "carry_out",
+    "command_line",
     "machine",
     "measure",
     "megabytes",
@@ -213,6 +216,48 @@ def machine():
         "python": platform.python_version(),
         **{name: version(name) for name in libraries},
     }
+
+
+def command_line(description, folder_given=False):
+    """What every benchmark takes on its command line; it adds its own.
+
+    Parameters
+    ----------
+    description : str
+        Told by ``--help``, as it stands.
+    folder_given : bool
+        Whether a folder to work in must be named, as the first word; else ``--folder`` may name one.
+
+    Returns
+    -------
+    argparse.ArgumentParser
+        With ``folder`` and ``--output``.
+    """
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=form)
+    name = "folder" if folder_given else "--folder"
+    parser.add_argument(
+        name, type=Path, help="where to work and keep the simulation" + " [temporary]" * (not folder_given)
+    )
+    parser.add_argument("--output", type=Path, help="write the report here, .md and .json")
+    return parser
+
+
+def carry_out(parser, work):
+    """Read the command line, work, and end the process: with 0 where all is as promised, else with 1.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        From `command_line`.
+    work : callable
+        Given the options and a folder that is there; writes the report, and returns whether nothing failed.
+    """
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (options.folder or Path(temporary)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        sys.exit(0 if work(options, folder) else 1)
 
 
 class Report:

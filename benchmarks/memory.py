@@ -11,15 +11,21 @@ the smaller ones are every second, fourth, ... exposure of it. Each stage runs a
 figures are the peak resident size that the system saw, of the whole process or of a cluster's largest worker.
 """
 
-import argparse
 import json
 import math
 import shutil
-import sys
-import tempfile
-from pathlib import Path
 
-from harness import Report, megabytes, musedeep, repeated, row_count, simulated, warm_up
+from harness import (
+    Report,
+    carry_out,
+    command_line,
+    megabytes,
+    musedeep,
+    repeated,
+    row_count,
+    simulated,
+    warm_up,
+)
 
 # Simulated exposures that a field is made of, over and over again.
 DISTINCT = 8
@@ -123,8 +129,7 @@ def measure_all(options, folder):
 
 
 def main():
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser = command_line(__doc__)
     parser.add_argument("--memory", default="500MB", help="in MB or GB")
     parser.add_argument("--exposures", type=int, nargs="*", default=[32, 128, 512])
     parser.add_argument("--rows", type=float, default=1e5, help="of an exposure")
@@ -134,11 +139,7 @@ def main():
     parser.add_argument("--cluster", default="threads", choices=("threads", "processes"))
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--reject", default="guarded", choices=("guarded", "eso", "none"))
-    parser.add_argument("--folder", type=Path, help="where to work and keep the simulation [temporary]")
-    parser.add_argument("--output", type=Path, help="write the report here, .md and .json")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        sys.exit(0 if measure_all(options, options.folder or Path(temporary)) else 1)
+    carry_out(parser, measure_all)
 
 
 if __name__ == "__main__":

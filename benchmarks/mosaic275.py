@@ -7,13 +7,19 @@ stage runs as a process of its own. Told are the plan beside the measured peak, 
 beside the truth: the number of exposures at many places, fluxes of stars, and the noise of the sky.
 """
 
-import argparse
 import json
-import sys
-import tempfile
-from pathlib import Path
 
-from harness import Report, measure, megabytes, musedeep, row_count, simulated, warm_up
+from harness import (
+    Report,
+    carry_out,
+    command_line,
+    measure,
+    megabytes,
+    musedeep,
+    row_count,
+    simulated,
+    warm_up,
+)
 
 __all__ = ["measure_mosaic", "pointings_of"]
 
@@ -164,8 +170,7 @@ def known_depth(truth, ra, dec, field):
 
 
 def main():
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser = command_line(__doc__)
     parser.add_argument("--memory", default="1GB", help="in MB or GB")
     parser.add_argument("--exposures", type=int, default=275)
     parser.add_argument("--rows", type=float, default=1.02e6, help="of an exposure")
@@ -173,11 +178,7 @@ def main():
     parser.add_argument("--spacing", type=float, default=16.0, help="of the pointings in arcsec")
     parser.add_argument("--stars", type=int, default=50)
     parser.add_argument("--workers", type=int, default=1, help="threads")
-    parser.add_argument("--folder", type=Path, help="where to work and keep the simulation [temporary]")
-    parser.add_argument("--output", type=Path, help="write the report here, .md and .json")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        sys.exit(0 if measure_mosaic(options, options.folder or Path(temporary)) else 1)
+    carry_out(parser, measure_mosaic)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,8 @@ realisation. chi2 is the mean of (sum / sigma)^2; 1 is right. "naive" adds up th
 "correlated" is what `deep.muse.spectrum` gives. It must lie between 0.95 and 1.05 for 1 to 25 spaxels.
 """
 
-import argparse
-import sys
-import tempfile
-from pathlib import Path
-
 import numpy as np
-from harness import Report
+from harness import Report, carry_out, command_line
 
 from musedeep import Field, combine_exposures, ingest_exposures, simulate_exposures
 from musedeep.accessor.sums import correlation_of
@@ -72,15 +67,10 @@ def measure_all(options, folder):
 
 
 def main():
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser = command_line(__doc__)
     parser.add_argument("--exposures", type=int, nargs="+", default=[4, 16])
     parser.add_argument("--pixfrac", type=float, nargs="+", default=[0.6])
-    parser.add_argument("--folder", type=Path, help="where to work [temporary]")
-    parser.add_argument("--output", type=Path, help="write the report here, .md and .json")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        sys.exit(0 if measure_all(options, options.folder or Path(temporary)) else 1)
+    carry_out(parser, measure_all)
 
 
 if __name__ == "__main__":

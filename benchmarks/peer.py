@@ -9,13 +9,9 @@ their white-light image. Times are user plus system, of everything from start to
 included. The peer has one rule of rejection (`eso`); it stands beside both of musedeep's.
 """
 
-import argparse
 import shutil
-import sys
-import tempfile
-from pathlib import Path
 
-from harness import Report, measure, musedeep, row_count, simulated, warm_up
+from harness import Report, carry_out, command_line, measure, musedeep, row_count, simulated, warm_up
 
 # What is promised with one thread: exposures, rule, how many times less CPU.
 TARGETS = {(8, "eso"): 5.0, (8, "guarded"): 5.0, (32, "guarded"): 12.0}
@@ -59,9 +55,7 @@ def best(run, files, folder, repeat):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--exposures", type=int, default=8)
     parser.add_argument("--rows", type=float, default=3.5e6, help="of an exposure")
     parser.add_argument("--field", type=float, default=24.0, help="side of the field in arcsec")
@@ -69,12 +63,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1, help="of both")
     parser.add_argument("--memory", default="4GB")
     parser.add_argument("--repeat", type=int, default=1, help="runs of each, of which the best counts")
-    parser.add_argument("--folder", type=Path, help="where to work and keep the simulation [temporary]")
-    parser.add_argument("--output", type=Path, help="write the report here, .md and .json")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = options.folder or Path(temporary)
-        sys.exit(0 if compare(options, folder) else 1)
+    carry_out(parser, compare)
 
 
 def compare(options, folder):

@@ -10,13 +10,10 @@ the others: it is the same for an exposure of any size. IMAGE_FOV of the recipe 
 the chains our own code goes from the raw frame to the reduced table in one process.
 """
 
-import argparse
 import json
 import sys
-import tempfile
-from pathlib import Path
 
-from harness import Measured, Report, measure
+from harness import Measured, Report, carry_out, command_line, measure
 
 # How many times less CPU time is promised.
 CHAIN_TARGET, IMAGE_TARGET = 4.0, 8.0
@@ -192,26 +189,25 @@ def compare(night, report, *, silent=False):
     return ratios
 
 
+def measure_all(options, folder):
+    """All steps; whether they take as little as promised."""
+    report = Report(f"Reduction of raw frames beside ESO's recipes, IFUs {options.ifus}")
+    # kernels are compiled once
+    compare(Night(folder / "warm", [12], "small"), report, silent=True)
+    ifus = [int(word) for word in options.ifus.split(",")]
+    ratios = compare(Night(folder / "night", ifus, "small" if options.small else "whole"), report)
+    for step, ratio in ratios.items():
+        target = CHAIN_TARGET if step.startswith("raw") else IMAGE_TARGET if step == "IMAGE_FOV" else 0
+        if ratio < target:
+            report.fail(f"{step}: {ratio:.1f} times less CPU time; {target:g} are wanted.")
+    return report.write(options.output)
+
+
 def main():
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser = command_line(__doc__)
     parser.add_argument("--ifus", default="12,13", help="their numbers, separated by commas")
     parser.add_argument("--small", action="store_true", help="short slices on detectors read with binning")
-    parser.add_argument("--folder", type=Path, help="where to work and keep the simulation [temporary]")
-    parser.add_argument("--output", type=Path, help="write the report here, .md and .json")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = (options.folder or Path(temporary)).resolve()
-        report = Report(f"Reduction of raw frames beside ESO's recipes, IFUs {options.ifus}")
-        # kernels are compiled once
-        compare(Night(folder / "warm", [12], "small"), report, silent=True)
-        ifus = [int(word) for word in options.ifus.split(",")]
-        ratios = compare(Night(folder / "night", ifus, "small" if options.small else "whole"), report)
-        for step, ratio in ratios.items():
-            target = CHAIN_TARGET if step.startswith("raw") else IMAGE_TARGET if step == "IMAGE_FOV" else 0
-            if ratio < target:
-                report.fail(f"{step}: {ratio:.1f} times less CPU time; {target:g} are wanted.")
-        sys.exit(0 if report.write(options.output) else 1)
+    carry_out(parser, measure_all)
 
 
 if __name__ == "__main__":

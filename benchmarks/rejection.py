@@ -13,15 +13,13 @@ MPDAF clips cubes, one an exposure. A row counts as rejected by it with the voxe
 falls on, and as free of cosmic rays where none fell on the 27 voxels around.
 """
 
-import argparse
 import sys
-import tempfile
 import warnings
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from harness import Report
+from harness import Report, carry_out, command_line
 from mpdaf import obj
 from scipy.ndimage import maximum_filter
 
@@ -178,23 +176,24 @@ def measure_rule(report, stacks, seeing, exposures, rule):
             report.fail(f"{MOST_LOST} % lost and {LEAST_KEPT} % of cores are promised ({seeing} seeing).")
 
 
-def main():
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
-    parser.add_argument("--exposures", type=int, nargs="*", default=[3, 4, 6, 8, 12, 16, 32])
-    parser.add_argument("--output", type=Path, help="write the report here, .md and .json")
-    options = parser.parse_args()
+def measure_all(options, folder):
+    """All rules on all fields; they are told, and nothing is promised."""
     report = Report("Rejection: rows found and lost, and cores of stars kept, in percent")
-    with tempfile.TemporaryDirectory() as folder:
-        for seeing in SEEING:
-            stacks = Stacks(Path(folder) / seeing, seeing, max(options.exposures))
-            for exposures in options.exposures:
-                for rule in (*RULES, CLIP):
-                    measure_rule(report, stacks, seeing, exposures, rule)
-        cubes = stacks.cubes(stacks.struck, stacks.some(min(options.exposures)))
-        alike = 100 * share_as_in_mpdaf(cubes, stacks.struck.grid, Path(folder) / "mpdaf")
-        report.note(f"In {alike:.4f} % of the voxels MPDAF itself keeps as many values as its rule here.")
-    sys.exit(0 if report.write(options.output) else 1)
+    for seeing in SEEING:
+        stacks = Stacks(folder / seeing, seeing, max(options.exposures))
+        for exposures in options.exposures:
+            for rule in (*RULES, CLIP):
+                measure_rule(report, stacks, seeing, exposures, rule)
+    cubes = stacks.cubes(stacks.struck, stacks.some(min(options.exposures)))
+    alike = 100 * share_as_in_mpdaf(cubes, stacks.struck.grid, folder / "mpdaf")
+    report.note(f"In {alike:.4f} % of the voxels MPDAF itself keeps as many values as its rule here.")
+    return report.write(options.output)
+
+
+def main():
+    parser = command_line(__doc__)
+    parser.add_argument("--exposures", type=int, nargs="*", default=[3, 4, 6, 8, 12, 16, 32])
+    carry_out(parser, measure_all)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,10 @@ beside that of one thread, or of one process, in the same run, and `cpu_ratio` l
 mosaic has pointings side by side, each with all exposures.
 """
 
-import argparse
 import json
 import sys
-import tempfile
-from pathlib import Path
 
-from harness import Report, measure, musedeep, row_count, simulated, warm_up
+from harness import Report, carry_out, command_line, measure, musedeep, row_count, simulated, warm_up
 
 EXPOSURES_OF_A_POINTING = 4
 PARTS = ("workers", "area", "blocks")
@@ -131,9 +128,19 @@ def add(report, what, rows, run, first, **more):
     )
 
 
+def measure_parts(options, folder):
+    """The parts that are asked for; whether they scale as promised."""
+    warm_up(folder)
+    report = Report("Scaling of the combination")
+    for part in options.only:
+        {"workers": measure_workers, "area": measure_area, "blocks": measure_blocks}[part](
+            options, folder, report
+        )
+    return report.write(options.output)
+
+
 def main():
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser = command_line(__doc__)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--exposures", type=int, default=16)
     parser.add_argument("--rows", type=float, default=3e6, help="of an exposure")
@@ -143,18 +150,7 @@ def main():
     parser.add_argument("--sides", type=int, nargs="+", default=[32, 64, 96], help="of blocks in spaxels")
     parser.add_argument("--memory", default="4GB")
     parser.add_argument("--repeat", type=int, default=2, help="runs of each number of workers")
-    parser.add_argument("--folder", type=Path, help="where to work and keep the simulation [temporary]")
-    parser.add_argument("--output", type=Path, help="write the report here, .md and .json")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = (options.folder or Path(temporary)).resolve()
-        warm_up(folder)
-        report = Report("Scaling of the combination")
-        for part in options.only:
-            {"workers": measure_workers, "area": measure_area, "blocks": measure_blocks}[part](
-                options, folder, report
-            )
-        sys.exit(0 if report.write(options.output) else 1)
+    carry_out(parser, measure_parts)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,11 @@ dataset, and those that belong to one. Every dataset that is mixed or torn is li
 was taken or left out against the truth.
 """
 
-import argparse
 import json
 import shutil
-import sys
 from collections import Counter
-from pathlib import Path
 
-from harness import Report, musedeep
+from harness import Report, carry_out, command_line, musedeep
 
 from musedeep.simulate.archive import simulate_archive
 
@@ -70,13 +67,13 @@ def compare(truth, selection):
     return right / _pairs(found.values()), right / _pairs(true.values()), len(alone), confused
 
 
-def main(folder, headers, seed):
-    """Run the benchmark; whether it kept what is promised."""
-    report = Report(f"Selecting from an archive of {headers} headers")
+def measure_all(options, folder):
+    """Select three times; whether it kept what is promised."""
+    report = Report(f"Selecting from an archive of {options.headers} headers")
     archive, late, fields = folder / "archive", folder / "late", folder / "fields"
     for old in (archive, late, fields):
         shutil.rmtree(old, ignore_errors=True)
-    paths = simulate_archive(archive, headers, seed)
+    paths = simulate_archive(archive, options.headers, options.seed)
     truth = json.loads((archive / "truth.json").read_text())
     # the last night comes later
     nights = sorted({path.name[5:15] for path in paths})
@@ -110,13 +107,15 @@ def main(folder, headers, seed):
         report.note(f"- {text}")
     if min(precision, recall) < _LEAST:
         report.fail(f"precision and recall of {_LEAST} are promised")
-    return report.write(folder / "selection")
+    return report.write(options.output or folder / "selection")
+
+
+def main():
+    parser = command_line(__doc__, folder_given=True)
+    parser.add_argument("--headers", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=1)
+    carry_out(parser, measure_all)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--headers", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=1)
-    chosen = parser.parse_args()
-    sys.exit(not main(chosen.folder, chosen.headers, chosen.seed))
+    main()

@@ -13,16 +13,23 @@ The cost model is a start-up and a time a row for each stage, fitted to all numb
 largest, which it then has to predict. With ``--output NAME`` there are NAME.md, NAME.json and NAME.png.
 """
 
-import argparse
 import json
 import os
 import shutil
 import sys
-import tempfile
 import time
-from pathlib import Path
 
-from harness import Report, measure, musedeep, repeated, row_count, simulated, warm_up
+from harness import (
+    Report,
+    carry_out,
+    command_line,
+    measure,
+    musedeep,
+    repeated,
+    row_count,
+    simulated,
+    warm_up,
+)
 
 STAGES = ("ingest", "combine", "products")
 BYTES_READ, BYTES_WRITTEN = 24, 8  # of a row, and of a voxel
@@ -283,32 +290,29 @@ def draw(path, kernels, limit):
     figure.savefig(path, dpi=150)
 
 
+def measure_all(options, folder):
+    """Limits, stages and kernels, with a figure beside the report; whether all is as promised."""
+    warm_up(folder)
+    report = Report("Where the time goes")
+    limit = limits(folder, report)
+    runs = measure_stages(options, folder, report, limit)
+    kernels = measure_kernels(runs[-2], report)
+    predict(runs, report, limit)
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        draw(options.output.with_suffix(".png"), kernels, limit)
+    for run in runs:
+        shutil.rmtree(run["folder"])
+    return report.write(options.output)
+
+
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--exposures", type=int, nargs="+", default=[2, 8, 32])
     parser.add_argument("--rows", type=float, default=1.5e6, help="of an exposure")
     parser.add_argument("--field", type=float, default=24.0, help="side of the field in arcsec")
     parser.add_argument("--memory", default="4GB")
-    parser.add_argument("--folder", type=Path, help="where to work and keep the simulation [temporary]")
-    parser.add_argument("--output", type=Path, help="write the report here, .md, .json and .png")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = options.folder or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        warm_up(folder)
-        report = Report("Where the time goes")
-        limit = limits(folder, report)
-        runs = measure_stages(options, folder, report, limit)
-        kernels = measure_kernels(runs[-2], report)
-        predict(runs, report, limit)
-        if options.output:
-            options.output.parent.mkdir(parents=True, exist_ok=True)
-            draw(options.output.with_suffix(".png"), kernels, limit)
-        for run in runs:
-            shutil.rmtree(run["folder"])
-        sys.exit(0 if report.write(options.output) else 1)
+    carry_out(parser, measure_all)
 
 
 if __name__ == "__main__":

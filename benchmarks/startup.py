@@ -6,12 +6,9 @@ Every figure is that of a process of its own, the best of `--repeat`. "first run
 with an empty cache of compiled kernels, "next run" with a full one.
 """
 
-import argparse
 import sys
-import tempfile
-from pathlib import Path
 
-from harness import Report, measure, simulated
+from harness import Report, carry_out, command_line, measure, simulated
 
 # Seconds of wall time that are promised.
 TARGETS = {"import": 0.4, "--help": 0.5}
@@ -49,25 +46,23 @@ def commands(folder):
     }
 
 
+def measure_all(options, folder):
+    """Every start; whether they are as quick as promised."""
+    report = Report("Start-up")
+    for name, (command, variables) in commands(folder).items():
+        repeat = 1 if name == "first run" else options.repeat
+        runs = [measure(command, **variables) for _ in range(repeat)]
+        wall, cpu = min(run.seconds for run in runs), min(run.cpu for run in runs)
+        report.add(what=name, wall_s=wall, cpu_s=cpu, peak_MB=runs[0].peak_bytes / 1e6)
+        if wall > TARGETS.get(name, float("inf")):
+            report.fail(f"{name} took {wall:.2f} s; {TARGETS[name]} s are wanted.")
+    return report.write(options.output)
+
+
 def main():
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser = command_line(__doc__)
     parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--folder", type=Path, help="where to work and keep the simulation [temporary]")
-    parser.add_argument("--output", type=Path, help="write the report here, .md and .json")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = (options.folder or Path(temporary)).resolve()
-        folder.mkdir(parents=True, exist_ok=True)
-        report = Report("Start-up")
-        for name, (command, variables) in commands(folder).items():
-            repeat = 1 if name == "first run" else options.repeat
-            runs = [measure(command, **variables) for _ in range(repeat)]
-            wall, cpu = min(run.seconds for run in runs), min(run.cpu for run in runs)
-            report.add(what=name, wall_s=wall, cpu_s=cpu, peak_MB=runs[0].peak_bytes / 1e6)
-            if wall > TARGETS.get(name, float("inf")):
-                report.fail(f"{name} took {wall:.2f} s; {TARGETS[name]} s are wanted.")
-        sys.exit(0 if report.write(options.output) else 1)
+    carry_out(parser, measure_all)
 
 
 if __name__ == "__main__":

@@ -81,9 +81,7 @@ def run_benchmark(name, size, folder):
     place = folder / name.replace(" ", "-")
     record = place / "record.json"
     words = shlex.split(COMMANDS[name][size].format(work=shlex.quote(str(place / "work"))))
-    command = [str(script_of(name)), *words]
-    if '"--output"' in script_of(name).read_text():
-        command += ["--output", str(place / "report")]
+    command = [str(script_of(name)), *words, "--output", str(place / "report")]
     if record.exists():
         found = json.loads(record.read_text())
         if found["command"] == command and found["state"] != "broken":
