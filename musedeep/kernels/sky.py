@@ -8,12 +8,47 @@ from .reduction import air_index
 __all__ = [
     "block_extremes",
     "collapse_planes",
+    "extremes",
     "focal_extent",
     "select_sky",
     "sky_extent",
     "spread_lines",
     "sum_spectrum",
 ]
+
+
+# Extremes are sought in lanes, which the compiler makes one of vector code; rows are taken in batches.
+_LANES, _BATCH = 16, 512
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def extremes(values, low, high):
+    """Smallest and largest of values, and of `low` and `high`; what is no number is left out.
+
+    Parameters
+    ----------
+    values : (n,) float32
+    low, high : float
+
+    Returns
+    -------
+    (float32, float32)
+    """
+    lowest = np.full(_LANES, low, values.dtype)
+    highest = np.full(_LANES, high, values.dtype)
+    whole = values.size - values.size % _LANES
+    for start in range(0, whole, _LANES):
+        part = values[start : start + _LANES]
+        for n in range(_LANES):
+            lowest[n] = part[n] if part[n] < lowest[n] else lowest[n]
+            highest[n] = part[n] if part[n] > highest[n] else highest[n]
+    for r in range(whole, values.size):
+        lowest[0] = values[r] if values[r] < lowest[0] else lowest[0]
+        highest[0] = values[r] if values[r] > highest[0] else highest[0]
+    for n in range(1, _LANES):
+        lowest[0] = min(lowest[0], lowest[n])
+        highest[0] = max(highest[0], highest[n])
+    return lowest[0], highest[0]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -28,13 +63,8 @@ def block_extremes(wavelength, block, lowest, highest):
     lowest, highest : (blocks,) float32, out
     """
     for b in range(lowest.size):
-        low = np.float32(np.inf)
-        high = np.float32(-np.inf)
-        for r in range(b * block, min((b + 1) * block, wavelength.size)):
-            low = min(low, wavelength[r])
-            high = max(high, wavelength[r])
-        lowest[b] = low
-        highest[b] = high
+        part = wavelength[b * block : min((b + 1) * block, wavelength.size)]
+        lowest[b], highest[b] = extremes(part, np.inf, -np.inf)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -45,30 +75,32 @@ def focal_extent(wavelength, x, y, dq, good_only, refraction, limits):
     ----------
     wavelength, x, y : (n,) float32 [Angstrom, pixels]
     dq : (n,) uint32
+        Not looked at, and may be empty, unless flagged rows do not count.
     good_only : bool
         Flagged rows do not count.
     refraction : (5,) float64
-        As for `reduction.calibrate_rows`.
+        As for `reduction.refract_rows`.
     limits : (5, 2) float64, in and out
         Smallest and largest x and y as measured, x and y after refraction, wavelength.
     """
-    low, high = limits[:, 0].copy(), limits[:, 1].copy()
-    values = np.empty(5)
-    for r in range(x.size):
-        if good_only and dq[r] != 0:
-            continue
-        w = np.float64(wavelength[r])
-        moved = refraction[2] - air_index(w, refraction)
-        values[0] = x[r]
-        values[1] = y[r]
-        values[2] = np.float32(np.float64(x[r]) + refraction[3] * moved)
-        values[3] = np.float32(np.float64(y[r]) + refraction[4] * moved)
-        values[4] = w
+    reference, along_x, along_y = refraction[2], refraction[3], refraction[4]
+    values = np.empty((5, _BATCH), np.float32)
+    for start in range(0, x.size, _BATCH):
+        end = min(start + _BATCH, x.size)
+        count = end - start
+        values[0, :count] = x[start:end]
+        values[1, :count] = y[start:end]
+        values[4, :count] = wavelength[start:end]
+        for r in range(count):
+            moved = reference - air_index(np.float64(values[4, r]), refraction)
+            values[2, r] = np.float32(np.float64(values[0, r]) + along_x * moved)
+            values[3, r] = np.float32(np.float64(values[1, r]) + along_y * moved)
+        if good_only:
+            for r in range(count):
+                if dq[start + r] != 0:
+                    values[:, r] = np.nan
         for n in range(5):
-            low[n] = min(low[n], values[n])
-            high[n] = max(high[n], values[n])
-    limits[:, 0] = low
-    limits[:, 1] = high
+            limits[n, 0], limits[n, 1] = extremes(values[n, :count], limits[n, 0], limits[n, 1])
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

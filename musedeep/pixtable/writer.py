@@ -38,7 +38,7 @@ class PixelTableWriter:
         self.ranges = {name: (np.inf, -np.inf) for name in ("xpos", "ypos", "lambda")}
         self._partial = self.path.with_name(f".{self.path.name}.partial")
         self._header_bytes = len(_encoded(header))
-        self._written = 0
+        self._written, self._space = 0, np.empty(0, ">u4")
         parts = (_image_headers if layout == "image" else _table_header)(row_count, kinds, units)
         self._offsets, self._headers, position = {}, [], self._header_bytes
         for name, text, data_bytes in parts:
@@ -110,13 +110,20 @@ class PixelTableWriter:
     def _put(self, columns, row):
         if self.layout == "image":
             for name, kind in self._kinds.items():
-                values = columns[name].astype(_DISK_TYPES[kind])
-                self._write(values, self._offsets[name] + 4 * row)
+                self._write(self._swapped(columns[name], kind), self._offsets[name] + 4 * row)
             return
         records = np.empty(len(columns["data"]), self._record)
         for name in self._kinds:
             records[name] = columns[name]
         self._write(records, self._offsets["table"] + records.itemsize * row)
+
+    def _swapped(self, values, kind):
+        """Values as they are stored, in memory that the next call fills anew."""
+        if len(self._space) < len(values):
+            self._space = np.empty(len(values), ">u4")
+        stored = self._space[: len(values)].view(_DISK_TYPES[kind])
+        stored[:] = values
+        return stored
 
     def _write(self, values, position):
         view, done = memoryview(np.ascontiguousarray(values)).cast("B"), 0

@@ -7,8 +7,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from astropy.table import Table
-
 from musedeep import __version__
 from musedeep.clusters import connect
 from musedeep.errors import InputError
@@ -83,6 +81,8 @@ class Reduction:
             for record in self.exposures
         ]  # fmt: skip
         names = "DATE_OBS", "STATE", "CASE", "IFUS", "SATURATED", "SHIFT", "PROBLEMS"
+        from astropy.table import Table
+
         return Table(rows=rows, names=names) if rows else Table(names=names)
 
     def to_dict(self):

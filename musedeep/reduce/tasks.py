@@ -260,18 +260,21 @@ def native_scipost(task, names, sources):
     facts : dict
         Those of `musedeep.reduce.native.reduce_tables`.
     """
-    from musedeep.reduce.native import SkyChoice, reduce_tables, write_field_image
+    from musedeep.reduce.native import reduce_tables
 
     given, parameters = _by_tag(task), task.parameters
     given.pop("PIXTABLE_OBJECT", None)
     output = task.folder / "PIXTABLE_REDUCED_0001.fits"
-    fraction = parameters.get("skymodel_fraction")
-    facts = reduce_tables(
-        sources, given, output, skymethod=parameters["skymethod"],
-        sky=SkyChoice(fraction) if fraction else None, names=names,
-    )  # fmt: skip
+    sky, fraction = None, parameters.get("skymodel_fraction")
+    if fraction:
+        from musedeep.reduce.native import SkyChoice
+
+        sky = SkyChoice(fraction)
+    facts = reduce_tables(sources, given, output, skymethod=parameters["skymethod"], sky=sky, names=names)
     outputs = [output, *facts.pop("products", [])]
     if parameters["fov_image"]:
+        from musedeep.reduce.native import write_field_image
+
         outputs.append(task.folder / "IMAGE_FOV_0001.fits")
         write_field_image(output, outputs[-1])
     return outputs, facts

@@ -1,10 +1,6 @@
 """The steps of ESO's muse_scibasic, muse_create_sky and muse_scipost in our own code, in bounded memory."""
 
-from musedeep.reduce.native.create_sky import create_sky
-from musedeep.reduce.native.fieldimage import field_image, write_field_image
-from musedeep.reduce.native.scibasic import IfuRows, reduce_frame
-from musedeep.reduce.native.scipost import reduce_tables
-from musedeep.reduce.native.skymodel import SkyChoice
+from importlib import import_module
 
 __all__ = [
     "IfuRows",
@@ -15,3 +11,20 @@ __all__ = [
     "reduce_tables",
     "write_field_image",
 ]
+
+_HOMES = {
+    "IfuRows": "scibasic",
+    "SkyChoice": "skymodel",
+    "create_sky": "skyframe",
+    "field_image": "fieldimage",
+    "reduce_frame": "scibasic",
+    "reduce_tables": "scipost",
+    "write_field_image": "fieldimage",
+}
+
+
+def __getattr__(name):
+    # No step waits for the libraries and the kernels of the others.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

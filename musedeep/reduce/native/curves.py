@@ -9,13 +9,25 @@ from numpy.lib.stride_tricks import sliding_window_view
 from musedeep.errors import InputError
 from musedeep.muse import MODES
 
-__all__ = ["FluxCurves", "lamp_spectrum", "read_curve", "read_flux_curves", "read_lamp"]
+__all__ = [
+    "FluxCurves",
+    "lamp_spectrum",
+    "merge_curves",
+    "read_curve",
+    "read_flux_curves",
+    "read_lamp",
+]
 
 _GRID = (4150.0, 9800.0, 1.25)
 _FIT_ANGSTROM, _MEAN_BINS, _CLIP_SIGMA = 150.0, 12, 3.0
 # Where the filter of a mode cuts the blue off; the extended modes have none.
 _BLUE_ANGSTROM = {"WFM-NOAO-N": 4775.0, "WFM-AO-N": 4700.0, "NFM-AO-N": 4770.0}
 _FEWEST_BINS = 5
+_TELLURIC_ANGSTROM = 6273.0
+# Of the exponent of the flux of a count, within an interval: kernels sum a short series.
+_LARGEST_CHANGE = 1 / 32
+# Angstrom to which the width of a bin is known, over that width.
+_WIDTH_ERROR = 0.02 / 1.25
 _NONE = np.empty(0)
 
 
@@ -164,6 +176,93 @@ def lamp_spectrum(spectra, mode):
     for part in _smoothed_parts(grid, mode):
         mean[part] = _running_mean(_local_cubic(grid[part], mean[part]))
     return grid, mean
+
+
+def merge_curves(curves, lamp, seconds, airmass):
+    """All curves on common intervals, within which each of them is one smooth function.
+
+    Parameters
+    ----------
+    curves : FluxCurves
+    lamp : (nodes, values)
+        Spectrum of the lamp that rows are multiplied by; empty to leave that out.
+    seconds, airmass : float
+
+    Returns
+    -------
+    edges : float64 array (intervals + 1,), Angstrom
+        The last belongs to no interval. Without a wavelength that all curves reach there is no interval but
+        one at infinity.
+    factors : float64 array (intervals, 12)
+        With w the distance from the lower edge of an interval: lamp, 0 + 1 w; 1e-20 erg/s/cm2/Angstrom of a
+        count, 2 exp(3 w); square of its relative error, 4 + 5 w + 6 w2; correction of the lines of the air,
+        7 + 8 w; square of its error, 9 + 10 w + 11 w2.
+    """
+    needed = [curves.extinction[0], curves.response[0], *([lamp[0]] if len(lamp[0]) else [])]
+    low, high = max(nodes[0] for nodes in needed), min(nodes[-1] for nodes in needed)
+    if low > high:
+        return np.full(2, np.inf), np.zeros((1, 12))
+    air = curves.telluric
+    if len(air[0]):
+        first, last = max(_TELLURIC_ANGSTROM, air[0][0]), air[0][-1]
+        needed += [air[0], [first, np.nextafter(last, np.inf)]]
+    # both ends of a curve belong to it
+    end = np.nextafter(high, np.inf)
+    edges = np.unique(np.concatenate([*needed, [low, end]]))
+    edges = edges[(edges >= low) & (edges <= end)]
+    width = np.diff(edges)
+    parts = np.ceil(np.abs(_exponent(curves, airmass, edges[:-1])[1]) * width / _LARGEST_CHANGE)
+    parts = np.maximum(parts, 1).astype(int)
+    # number of each part within its interval
+    place = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
+    edges = np.append(np.repeat(edges[:-1], parts) + place * np.repeat(width / parts, parts), end)
+    lower = edges[:-1]
+    factors = np.zeros((len(lower), 12))
+    factors[:, [0, 7]] = 1
+    if len(lamp[0]):
+        factors[:, :2] = _line(*lamp, lower)
+    exponent, factors[:, 3] = _exponent(curves, airmass, lower)
+    factors[:, 2] = 1e20 * np.exp(exponent) / (seconds * 1.25)
+    factors[:, 4:7] = (np.log(10) / 2.5) ** 2 * _square(curves.response[0], curves.response[2], lower)
+    factors[:, 4] += _WIDTH_ERROR**2
+    if len(air[0]):
+        inside = (lower >= first) & (lower <= last)
+        factors[inside, 7:9] = _line(*air[:2], lower[inside])
+        factors[inside, 9:] = _square(air[0], air[2], lower[inside])
+    return edges, factors
+
+
+def _interval(nodes, wavelength):
+    """Number of the interval of nodes that wavelengths lie in."""
+    return np.clip(np.searchsorted(nodes, wavelength, side="right") - 1, 0, len(nodes) - 2)
+
+
+def _line(nodes, values, wavelength):
+    """A curve and its slope, array (n, 2), at wavelengths and until the next node."""
+    j = _interval(nodes, wavelength)
+    slope = np.diff(values)[j] / np.diff(nodes)[j]
+    return np.column_stack([values[j] + (wavelength - nodes[j]) * slope, slope])
+
+
+def _exponent(curves, airmass, wavelength):
+    """Natural logarithm of the flux of a count and its slope at wavelengths and until the next node."""
+    extinction, response = _line(*curves.extinction, wavelength), _line(*curves.response[:2], wavelength)
+    return 0.4 * np.log(10) * (airmass * extinction - response).T
+
+
+def _square(nodes, errors, wavelength):
+    """The squared error of a value between two nodes, of which each has its own, as coefficients (n, 3)."""
+    j = _interval(nodes, wavelength)
+    width = np.diff(nodes)[j]
+    part = (wavelength - nodes[j]) / width
+    low, high = errors[j] ** 2, errors[j + 1] ** 2
+    return np.column_stack(
+        [
+            low * (1 - part) ** 2 + high * part**2,
+            2 * (high * part - low * (1 - part)) / width,
+            (low + high) / width**2,
+        ]
+    )
 
 
 def _smoothed_parts(grid, mode):

@@ -4,9 +4,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from astropy.coordinates import EarthLocation, SkyCoord
-from astropy.time import Time
-from astropy.units import deg
 
 from musedeep.errors import InputError
 from musedeep.muse import sampling_arcsec, scales_from_cd
@@ -100,7 +97,7 @@ def effective_airmass(observation):
 
 
 def refraction(observation, airmass, reference_angstrom):
-    """Constants of the differential refraction for `musedeep.kernels.reduction.calibrate_rows`.
+    """Constants of the differential refraction for `musedeep.kernels.reduction.refract_rows`.
 
     Parameters
     ----------
@@ -151,8 +148,15 @@ def velocity_km_s(observation):
     Notes
     -----
     By astropy's built-in ephemeris. ESO's recipe has one of its own; 45 to 150 m/s between the two were seen,
-    at most a four-hundredth of a pixel of the spectra.
+    at most a four-hundredth of a pixel of the spectra. Tables of the rotation of the Earth are not asked for:
+    they move the velocity by less than 0.1 m/s, and do not reach to the latest exposures.
     """
+    # a quarter of a second, which a step with a velocity of its own can do without
+    from astropy.coordinates import EarthLocation, SkyCoord
+    from astropy.time import Time
+    from astropy.units import deg
+    from astropy.utils.iers import earth_orientation_table
+
     place = EarthLocation.from_geodetic(
         observation.number("ESO TEL GEOLON", _LONGITUDE),
         observation.number("ESO TEL GEOLAT", _LATITUDE),
@@ -160,10 +164,23 @@ def velocity_km_s(observation):
     )
     middle = observation.number("MJD-OBS") + observation.number("EXPTIME") / 2 / 86400
     target = SkyCoord(observation.number("RA") * deg, observation.number("DEC") * deg)
-    found = target.radial_velocity_correction(
-        "barycentric", obstime=Time(middle, format="mjd"), location=place
-    )
+    with earth_orientation_table.set(_even_rotation(middle)):
+        found = target.radial_velocity_correction(
+            "barycentric", obstime=Time(middle, format="mjd"), location=place
+        )
     return float(found.to_value("km/s"))
+
+
+def _even_rotation(mjd):
+    """Tables of an Earth that turns evenly around its poles, for the days around one."""
+    from astropy.units import arcsec, day, second
+    from astropy.utils.iers import IERS
+
+    none = np.zeros(2)
+    return IERS(
+        {"MJD": (mjd + np.array([-2.0, 2.0])) * day, "UT1_UTC": none * second}
+        | {name: none * arcsec for name in ("PM_x", "PM_y", "dX_2000A", "dY_2000A")}
+    )
 
 
 def projection(observation, calibration):

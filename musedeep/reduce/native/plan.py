@@ -7,9 +7,9 @@ import numpy as np
 from astropy.io import fits
 
 from musedeep.errors import InputError
-from musedeep.kernels.reduction import calibrate_rows
+from musedeep.kernels.reduction import calibrate_rows, refract_rows
 from musedeep.muse import DQ_BITS, MODES
-from musedeep.reduce.native.curves import FluxCurves, lamp_spectrum, read_flux_curves, read_lamp
+from musedeep.reduce.native.curves import lamp_spectrum, merge_curves, read_flux_curves, read_lamp
 from musedeep.reduce.native.headers import (
     Observation,
     effective_airmass,
@@ -23,7 +23,6 @@ from musedeep.reduce.native.survey import Survey, survey_tables
 __all__ = ["REFERENCE_ANGSTROM", "CalibratedRows", "Plan", "make_plan"]
 
 REFERENCE_ANGSTROM = 7000.0
-_TELLURIC_ANGSTROM = 6273.0
 _LIGHT_KM_S = 299792.458
 
 
@@ -38,9 +37,10 @@ class Plan:
     airmass : float
     air : float64 array (5,)
         Refraction.
-    curves : FluxCurves
-    lamp : (nodes, values)
-        Spectrum of the lamp; empty without.
+    curves : (edges, factors)
+        All that depends on wavelength alone, see `musedeep.reduce.native.curves.merge_curves`.
+    with_lamp : bool
+        Rows are multiplied by the spectrum of the lamp.
     survey : Survey
     centre : float64 array (2,), pixels
         Where in the focal plane the pointing lies.
@@ -53,8 +53,8 @@ class Plan:
     observation: Observation
     airmass: float
     air: np.ndarray
-    curves: FluxCurves
-    lamp: tuple
+    curves: tuple
+    with_lamp: bool
     survey: Survey
     centre: np.ndarray
     cd: np.ndarray
@@ -74,18 +74,14 @@ class Plan:
 
     def calibrate(self, rows, ifu):
         """Calibrate rows (dict of columns) in place; how many are beyond the curves, and flagged."""
-        outside = np.zeros(len(rows["data"]), np.uint8)
-        curves = self.curves
-        calibrate_rows(
-            rows["lambda"], rows["xpos"], rows["ypos"], rows["data"], rows["stat"], outside,
-            self.scales[ifu], *self.lamp, self.air, *curves.extinction, *curves.response, *curves.telluric,
-            self.observation.number("EXPTIME"), self.airmass, _TELLURIC_ANGSTROM,
+        refract_rows(rows["lambda"], rows["xpos"], rows["ypos"], self.air)
+        return calibrate_rows(
+            rows["lambda"], rows["data"], rows["stat"], rows["dq"], self.scales[ifu], *self.curves,
+            np.uint32(DQ_BITS["outside_range"]),
         )  # fmt: skip
-        rows["dq"][outside != 0] |= np.uint32(DQ_BITS["outside_range"])
-        return int(outside.sum())
 
 
-def make_plan(tables, calibrations, velocity, chunk_rows, *, good_only=False):
+def make_plan(tables, calibrations, velocity, chunk_rows, *, good_only=False, places_only=False):
     """Read the calibrations of an exposure and survey its rows.
 
     Parameters
@@ -98,6 +94,8 @@ def make_plan(tables, calibrations, velocity, chunk_rows, *, good_only=False):
     chunk_rows : int
     good_only : bool, optional
         The extents of its rows are those of rows without a flag.
+    places_only : bool, optional
+        Of these extents only the measured ones are wanted.
 
     Returns
     -------
@@ -128,22 +126,24 @@ def make_plan(tables, calibrations, velocity, chunk_rows, *, good_only=False):
         raise InputError(f"{observation.path}: EXTINCT_TABLE and STD_RESPONSE are needed; give both")
     curves = read_flux_curves(*needed, telluric, observation.mode, airmass)
     spectra = {f"{table.path.name} (IFU {table.ifu})": _lamp_of(table) for table in tables}
-    lamp = lamp_spectrum(spectra, observation.mode)
+    lamp, none = lamp_spectrum(spectra, observation.mode), (np.empty(0), np.empty(0))
     if len(lamp[0]) == 0 and curves.corrected_lamp:
         raise InputError(
             f"{needed[1]}: made with the spectrum of the lamp, which the tables do not have; give a response "
             "without (ESO DRS MUSE FLUX FFCORR)"
         )
     air = refraction(observation, airmass, REFERENCE_ANGSTROM)
-    survey = survey_tables(tables, air, chunk_rows, good_only=good_only)
+    survey = survey_tables(tables, air, chunk_rows, good_only=good_only, places_only=places_only)
     cd, correction = projection(observation, fits.getheader(astrometry) if astrometry else None)
     return Plan(
         observation=observation,
         airmass=airmass,
         air=air,
-        curves=curves,
         # a response that was made without it has it in itself
-        lamp=lamp if curves.corrected_lamp else (np.empty(0), np.empty(0)),
+        curves=merge_curves(
+            curves, lamp if curves.corrected_lamp else none, observation.number("EXPTIME"), airmass
+        ),
+        with_lamp=curves.corrected_lamp,
         survey=survey,
         centre=survey.measured.mean(axis=1) + correction,
         cd=cd,

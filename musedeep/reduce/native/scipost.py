@@ -14,13 +14,14 @@ from musedeep.reduce.native.provenance import quote_inputs
 from musedeep.reduce.native.scibasic import IfuRows
 from musedeep.reduce.native.sky import profile_path, read_sky_model
 from musedeep.reduce.native.skyfiles import write_sky
-from musedeep.reduce.native.skymodel import SkyChoice, model_sky
+from musedeep.reduce.native.survey import BLOCK_ROWS, read_chunks
 
 __all__ = ["METHODS", "reduce_tables"]
 
 METHODS = ("none", "simple", "subtract-model", "model")
 _FRACTION = 0.1
-_CHUNK_ROWS = 1 << 20
+# so few that they stay in the cache of a processor from step to step
+_CHUNK_ROWS = 1 << 16
 
 
 def reduce_tables(
@@ -79,14 +80,18 @@ def reduce_tables(
     tables = sorted(map(_opened, paths), key=lambda table: table.ifu or 0)
     if skymethod in ("model", "simple") and any(isinstance(table, IfuRows) for table in tables):
         raise UsageError(f"native: skymethod {skymethod!r} goes over all rows again and again; give tables")
-    plan = make_plan(tables, calibrations, velocity, chunk_rows)
-    found, sky = None, sky or SkyChoice(_FRACTION)
+    plan = make_plan(tables, calibrations, velocity, chunk_rows, places_only=skymethod == "none")
+    found = None
     if skymethod in ("model", "simple"):
+        # with the kernels and the libraries that only an image and a fit need
+        from musedeep.reduce.native.skymodel import SkyChoice, model_sky
+
+        sky = sky or SkyChoice(_FRACTION)
         found = model_sky(tables, plan, calibrations, sky, chunk_rows, with_lines=skymethod == "model")
         models = {table.ifu: found.for_ifu(table.ifu) for table in tables}
     else:
         models = _sky_models(tables, calibrations) if skymethod == "subtract-model" else {}
-    count = sum(_kept_count(table, models.get(table.ifu), chunk_rows) for table in tables)
+    count = sum(_kept_count(table, n, models.get(table.ifu), plan.survey) for n, table in enumerate(tables))
     header = _header(tables, plan, len(tables))
     inputs = {
         "RAW": list(dict.fromkeys((table.path, getattr(table, "tag", "PIXTABLE_OBJECT")) for table in tables))
@@ -98,13 +103,13 @@ def reduce_tables(
     facts = {"rows": count, "left_out": sum(table.row_count for table in tables) - count, "flagged": 0}
     with PixelTableWriter(output, "image", header, count, COLUMNS) as writer:
         for table in tables:
-            for start in range(0, table.row_count, chunk_rows):
-                rows = table.read_columns(list(COLUMNS), start, min(start + chunk_rows, table.row_count))
+            model = models.get(table.ifu)
+            for _, rows in read_chunks([table], list(COLUMNS), chunk_rows):
                 facts["flagged"] += plan.calibrate(rows, table.ifu)
-                model = models.get(table.ifu)
                 if model is not None:
                     inside = model.subtract(rows)
-                    rows = {name: values[inside] for name, values in rows.items()}
+                    if not inside.all():
+                        rows = {name: values[inside] for name, values in rows.items()}
                 project_rows(rows["lambda"], rows["xpos"], rows["ypos"], plan.stretch, plan.centre, plan.cd)
                 writer.append(rows)
             if isinstance(table, IfuRows):
@@ -146,15 +151,22 @@ def _sky_models(tables, calibrations):
     }
 
 
-def _kept_count(table, model, chunk_rows):
-    """Rows of a table that the continuum of the sky reaches."""
+def _kept_count(table, n, model, survey):
+    """Rows of a table, the n-th of a survey, that the continuum of the sky reaches."""
     if model is None:
         return table.row_count
-    count = 0
-    for start in range(0, table.row_count, chunk_rows):
-        wavelength = table.read("lambda", start, min(start + chunk_rows, table.row_count))
-        low, high = model.nodes[[0, -1]]
-        count += int(np.count_nonzero((wavelength >= low) & (wavelength <= high)))
+    low, high = model.nodes[[0, -1]]
+    lowest, highest = survey.blocks[n]
+    count = table.row_count
+    # rows are looked at in those blocks alone that hold an end of the continuum
+    for block in np.flatnonzero((lowest < low) | (highest > high)):
+        start = int(block) * BLOCK_ROWS
+        stop = min(start + BLOCK_ROWS, table.row_count)
+        if highest[block] < low or lowest[block] > high:
+            count -= stop - start
+            continue
+        wavelength = table.read("lambda", start, stop)
+        count -= int(np.count_nonzero((wavelength < low) | (wavelength > high)))
     return count
 
 
@@ -180,7 +192,7 @@ def _header(tables, plan, ifu_count):
     cards |= {f"CD{i + 1}_{j + 1}": plan.cd[i, j] for i in (0, 1) for j in (0, 1)}
     cards |= {"ESO PRO CATG": "PIXTABLE_REDUCED", "ESO PRO DATANCOM": ifu_count}
     state = {"MERGED": ifu_count, "FLUXCAL": True, "RVCORR": plan.velocity}
-    if len(plan.lamp[0]):
+    if plan.with_lamp:
         state["FFCORR"] = ifu_count
     if plan.refracted:
         state["DAR CORRECT"] = REFERENCE_ANGSTROM

@@ -3,7 +3,6 @@
 import warnings
 
 import numpy as np
-from scipy.optimize import OptimizeWarning, curve_fit
 
 __all__ = ["HALF_WIDTH", "SKY_LINES", "measure_shift"]
 
@@ -54,6 +53,9 @@ def measure_shift(near, origin):
 
 def _fit_line(rows, line, origin):
     """Place of a line and its error; None where it cannot be fitted."""
+    # a third of a second, which the steps behind this one do without
+    from scipy.optimize import OptimizeWarning, curve_fit
+
     wavelength, values, errors = _spectrum(rows, origin)
     if len(wavelength) < _FEWEST_BINS:
         return None
