@@ -105,8 +105,8 @@ def find_engine(esorex=""):
     command = shutil.which(esorex or "esorex")
     if command is None:
         raise UsageError(
-            f"{esorex or 'esorex'} is not found; install esorex with ESO's MUSE recipes, or name it with "
-            "esorex = ..."
+            f"{esorex or 'esorex'} is not found; install esorex with ESO's MUSE recipes, name it with "
+            "esorex = ..., or do without it: backend = native, or auto"
         )
     # esorex leaves a log wherever it is asked something
     with tempfile.TemporaryDirectory() as folder:
