@@ -22,7 +22,7 @@ _TINY = "--rows 6e3 --field 6"
 
 # Arguments by benchmark and size; {work} is a folder for its data.
 COMMANDS = {
-    "startup": {"full": "", "tiny": "--repeat 1"},
+    "startup": {"full": "", "tiny": "--repeat 1 --no-first-run"},
     "speed": {
         "full": "--exposures 2 8 32 --rows 3.5e6 --folder {work}",
         "tiny": "--exposures 2 3 --rows 6e3 --field 6 --folder {work}",
@@ -44,7 +44,7 @@ COMMANDS = {
     "combine of many": {"full": "--exposures 32 128 512 --rows 1e6 --field 14 --folder {work}"},
     "scaling": {
         "full": "--exposures 16 --rows 3e6 --folder {work}",
-        "tiny": f"--exposures 2 {_TINY} --pointings 1 2 --sides 32 --repeat 1 --folder {{work}}",
+        "tiny": f"--exposures 2 {_TINY} --pointings 2 --sides 32 --repeat 1 --folder {{work}}",
     },
     "memory": {
         "full": "--memory 500MB --exposures 32 128 512 1000 --folder {work}",
