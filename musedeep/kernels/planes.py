@@ -5,9 +5,32 @@ from numba import njit
 
 from .select import sort_few
 
-__all__ = ["drizzle_sorted", "judge_few"]
+__all__ = ["drizzle_sorted", "judge_few", "states_of_rows"]
 
 REJECTED = 2
+
+# Of the range that is left, where the median is sought: not always in the middle, which of an even number of
+# values may lie between the two that are next to the median for good.
+_TRIES = np.array([0.5, 0.4, 0.6, 0.5], np.float32)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def states_of_rows(dq, usable, cosmic, states):
+    """State of every row in an image.
+
+    Parameters
+    ----------
+    dq : (n,) uint32
+    usable : (n,) uint8
+        0 for rows that are not used at all.
+    cosmic : uint32
+        What only a cosmic ray has struck still tells what is usual around it.
+    states : (n,) uint8, out
+        0 for rows that are used, 1 for those that are used to judge others, 3 for those that are not used.
+    """
+    for r in range(dq.size):
+        state = np.uint8(0) if dq[r] == 0 else np.uint8(1) if dq[r] == cosmic else np.uint8(3)
+        states[r] = state if usable[r] else np.uint8(3)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -52,45 +75,145 @@ def _gather_beside(start, value, bits, shape, k, j, i, sample):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _surely_below(sample, n, highest, level, deviation, crsigma):
-    """Whether counts prove that a value is not above the limit of a sample, given guesses of its median and
-    median absolute deviation; and a better guess of the median."""
-    value = np.float32(highest)
-    above = np.int32(0)
-    for q in range(sample.size):
-        above += np.int32(sample[q] >= value)
-    if 2 * above > n:
-        return True, level
-    low, high = np.float32(level - 1.5 * deviation), np.float32(level + 1.5 * deviation)
-    below = np.int32(0)
-    within = np.int32(0)
-    for q in range(sample.size):
-        below += np.int32(sample[q] < low)
-        within += np.int32(sample[q] <= high)
-    halvings = 3
-    if not (2 * below < n and 2 * within > n):
-        low, high = np.float32(np.inf), np.float32(-np.inf)
-        for q in range(n):
-            low = min(low, sample[q])
-            high = max(high, sample[q])
-        halvings = 8
-    for _ in range(halvings):
-        middle = np.float32(0.5) * (low + high)
-        within = np.int32(0)
-        for q in range(sample.size):
-            within += np.int32(sample[q] <= middle)
-        if 2 * within > n:
-            high = middle
-        elif 2 * within < n:
-            low = middle
-    # above the limit it would lie further from the median than so many deviations, of which half are no
-    # larger; the median lies between low and high
-    reach = np.float32((np.float64(value) - np.float64(low)) / crsigma * 1.00001)
-    bottom, top = low - reach, high + reach
-    near = np.int32(0)
-    for q in range(sample.size):
-        near += np.int32((sample[q] >= bottom) & (sample[q] <= top))
-    return 2 * near < n, 0.5 * (np.float64(low) + np.float64(high))
+def _lay_out(start, value, bits, shape, k, largest, others):
+    """The largest value of every cell of a plane, and how many others it has, with a frame of empty cells."""
+    largest[:] = np.nan
+    others[:] = 0
+    if k < 0 or k >= shape[0]:
+        return
+    for j in range(shape[1]):
+        row = (k * shape[1] + j) << bits
+        for i in range(shape[2]):
+            first, last = start[row + i], start[row + i + 1]
+            if first == last:
+                continue
+            top = value[first]
+            for r in range(first + 1, last):
+                top = max(top, value[r])
+            largest[j + 1, i + 1] = top
+            others[j + 1, i + 1] = last - first - 1
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _around(k, j, shape, direction, triples, singles):
+    """Where in the planes of `_lay_out` the samples of a row of cells lie: runs that count with the two cells
+    behind each of them, and runs that count alone."""
+    m = n = 0
+    for kk in range(k - 1, k + 2):
+        for jj in range(j, j + 3):
+            place = ((kk % 3) * (shape[1] + 2) + jj) * (shape[2] + 2)
+            own = jj == j + 1 and kk == k
+            if direction == 0 or (direction == 1 and jj != j + 1) or (direction == 2 and own):
+                triples[m] = place
+                m += 1
+            elif direction == 2:
+                singles[n], singles[n + 1] = place, place + 2
+                n += 2
+            elif own:
+                singles[n] = place + 1
+                n += 1
+    return triples[:m], singles[:n]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _survey(values, others, triples, singles, own, facts, low, high):
+    """Of the sample of every cell of a row: how many values are known, how many others there are, how many of
+    the known are not below the cell's own (facts), and the extremes of the known."""
+    size = own.size
+    count, more, above = facts[0], facts[1], facts[2]
+    facts[:] = 0
+    low[:] = np.inf
+    high[:] = -np.inf
+    for s in range(triples.size + singles.size):
+        if s < triples.size:
+            d, e = values[triples[s] : triples[s] + size + 2], others[triples[s] : triples[s] + size + 2]
+            for i in range(size):
+                x, y, z, v = d[i], d[i + 1], d[i + 2], own[i]
+                count[i] += np.int32(x == x) + np.int32(y == y) + np.int32(z == z)
+                above[i] += np.int32(x >= v) + np.int32(y >= v) + np.int32(z >= v)
+                more[i] += np.int32(e[i]) + np.int32(e[i + 1]) + np.int32(e[i + 2])
+                lowest = x if x < low[i] else low[i]
+                lowest = y if y < lowest else lowest
+                low[i] = z if z < lowest else lowest
+                highest = x if x > high[i] else high[i]
+                highest = y if y > highest else highest
+                high[i] = z if z > highest else highest
+        else:
+            at = singles[s - triples.size]
+            d, e = values[at : at + size], others[at : at + size]
+            for i in range(size):
+                count[i] += np.int32(d[i] == d[i])
+                above[i] += np.int32(d[i] >= own[i])
+                more[i] += np.int32(e[i])
+                low[i] = d[i] if d[i] < low[i] else low[i]
+                high[i] = d[i] if d[i] > high[i] else high[i]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _count_below(values, triples, singles, high, within):
+    """How many values of the sample of every cell of a row are not above a limit of its own."""
+    size = within.size
+    within[:] = 0
+    for s in range(triples.size):
+        d = values[triples[s] : triples[s] + size + 2]
+        for i in range(size):
+            b = high[i]
+            within[i] += np.int32(d[i] <= b) + np.int32(d[i + 1] <= b) + np.int32(d[i + 2] <= b)
+    for s in range(singles.size):
+        d = values[singles[s] : singles[s] + size]
+        for i in range(size):
+            within[i] += np.int32(d[i] <= high[i])
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _count(values, triples, singles, low, high, within):
+    """How many values of the sample of every cell of a row lie between two limits of its own."""
+    size = within.size
+    within[:] = 0
+    for s in range(triples.size):
+        d = values[triples[s] : triples[s] + size + 2]
+        for i in range(size):
+            a, b = low[i], high[i]
+            x, y, z = d[i], d[i + 1], d[i + 2]
+            within[i] += (
+                np.int32((x >= a) & (x <= b)) + np.int32((y >= a) & (y <= b)) + np.int32((z >= a) & (z <= b))
+            )
+    for s in range(singles.size):
+        d = values[singles[s] : singles[s] + size]
+        for i in range(size):
+            within[i] += np.int32((d[i] >= low[i]) & (d[i] <= high[i]))
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _surely_below(values, triples, singles, own, crsigma, facts, edges, clean):
+    """Tell for which cells of a row counts alone prove that no row is above the limit of its sample.
+
+    The median is narrowed down by counting how many values lie below numbers that are tried. Then, if a value
+    were above the limit, it would lie further from the median than so many deviations, of which half are no
+    larger; and as many values would lie as near to the median. Of cells with several rows one value is known;
+    the others are taken for what proves least. Loops go over the cells, and become vector code.
+    """
+    count, more, above, within = facts[0], facts[1], facts[2], facts[3]
+    low, high, middle, bottom = edges[0], edges[1], edges[2], edges[3]
+    for n in range(_TRIES.size):
+        part = _TRIES[n]
+        for i in range(own.size):
+            middle[i] = low[i] + part * (high[i] - low[i])
+        _count_below(values, triples, singles, middle, within)
+        for i in range(own.size):
+            number = count[i] + more[i]
+            high[i] = middle[i] if 2 * within[i] > number else high[i]
+            low[i] = middle[i] if 2 * (within[i] + more[i]) < number else low[i]
+    for i in range(own.size):
+        reach = np.float32((np.float64(own[i]) - np.float64(low[i])) / crsigma * 1.00001)
+        bottom[i] = low[i] - reach
+        middle[i] = high[i] + reach
+    _count(values, triples, singles, bottom, middle, within)
+    for i in range(own.size):
+        number = count[i] + more[i]
+        far = (2 * (within[i] + more[i]) < number) & (2 * more[i] < number)
+        # no number in an empty cell; and too few values to judge by
+        clean[i] = far | (2 * above[i] > number) | (own[i] != own[i]) | (number < 3)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -145,32 +268,30 @@ def judge_few(start, value, index, bits, shape, first, last, direction, crsigma,
     sample : (27 * most rows of a cell + 8,) float32
         Scratch.
     """
-    level = 0.0
-    deviation = 0.0
+    size = shape[2]
+    largest = np.empty((3, shape[1] + 2, size + 2), np.float32)
+    others = np.empty(largest.shape, np.int32)
+    facts, edges = np.empty((4, size), np.int32), np.empty((4, size), np.float32)
+    triples, singles, clean = np.empty(9, np.int64), np.empty(16, np.int64), np.empty(size, np.bool_)
+    for k in range(first - 1, first + 1):
+        _lay_out(start, value, bits, shape, k, largest[k % 3], others[k % 3])
+    values, numbers = largest.reshape(-1), others.reshape(-1)
     for k in range(first, last):
+        _lay_out(start, value, bits, shape, k + 1, largest[(k + 1) % 3], others[(k + 1) % 3])
         for j in range(shape[1]):
+            m, n = _around(k, j, shape, direction, triples, singles)
+            own = largest[k % 3, j + 1, 1 : size + 1]
+            _survey(values, numbers, m, n, own, facts, edges[0], edges[1])
+            _surely_below(values, m, n, own, crsigma, facts, edges, clean)
             row = (k * shape[1] + j) << bits
-            for i in range(shape[2]):
-                a, b = start[row + i], start[row + i + 1]
-                if a == b:
+            for i in range(size):
+                if clean[i]:
                     continue
-                highest = value[a]
-                for r in range(a + 1, b):
-                    highest = max(highest, value[r])
-                n = _gather(start, value, bits, shape, k, j, i, direction, sample)
-                if n < 3:
-                    continue
-                # what is no number counts nowhere, and fills the lanes of vector code
-                padded = (n + 7) & ~7
-                for q in range(n, padded):
-                    sample[q] = np.nan
-                clean, level = _surely_below(sample[:padded], n, highest, level, deviation, crsigma)
-                if clean:
-                    continue
-                sort_few(sample, n)
-                level, deviation = _statistics(sample, n)
+                count = _gather(start, value, bits, shape, k, j, i, direction, sample)
+                sort_few(sample, count)
+                level, deviation = _statistics(sample, count)
                 limit = level + crsigma * deviation
-                for r in range(a, b):
+                for r in range(start[row + i], start[row + i + 1]):
                     if value[r] > limit and state[index[r]] == 0:
                         state[index[r]] = REJECTED
 

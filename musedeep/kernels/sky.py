@@ -104,30 +104,30 @@ def focal_extent(wavelength, x, y, dq, good_only, refraction, limits):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def sky_extent(x, y, dec, limits):
+def sky_extent(x, y, unit, dec, limits):
     """Widen limits to hold all rows of the sky.
 
     Parameters
     ----------
-    x, y : (n,) float32 [rad]
+    x, y : (n,) float32
         In the tangent plane of the pointing, to the east and to the north.
+    unit : float
+        A radian in the units of x and y.
     dec : float [rad]
         Declination of the pointing.
     limits : (2, 2) float64, in and out
         Smallest and largest tangent of the right ascension from the pointing, and sine of the declination.
     """
-    sine, cosine = np.sin(dec), np.cos(dec)
-    low, high = limits[:, 0].copy(), limits[:, 1].copy()
-    for r in range(x.size):
-        xi, eta = np.float64(x[r]), np.float64(y[r])
-        across = xi / (cosine - eta * sine)
-        along = (sine + eta * cosine) / np.sqrt(1.0 + xi * xi + eta * eta)
-        low[0] = min(low[0], across)
-        high[0] = max(high[0], across)
-        low[1] = min(low[1], along)
-        high[1] = max(high[1], along)
-    limits[:, 0] = low
-    limits[:, 1] = high
+    sine, cosine, unit = np.sin(dec), np.cos(dec), np.float32(unit)
+    values = np.empty((2, _BATCH))
+    for start in range(0, x.size, _BATCH):
+        east, north = x[start : start + _BATCH], y[start : start + _BATCH]
+        for r in range(east.size):
+            xi, eta = np.float64(east[r] / unit), np.float64(north[r] / unit)
+            values[0, r] = xi / (cosine - eta * sine)
+            values[1, r] = (sine + eta * cosine) / np.sqrt(1.0 + xi * xi + eta * eta)
+        for n in range(2):
+            limits[n, 0], limits[n, 1] = extremes(values[n, : east.size], limits[n, 0], limits[n, 1])
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

@@ -11,7 +11,6 @@ from musedeep.kernels.ingest import place_rows
 from musedeep.kernels.sky import block_extremes, sky_extent
 from musedeep.layout import eso_grid
 from musedeep.muse import (
-    DQ_BITS,
     FLUX_UNIT,
     PIXTABLE_PREFIX,
     PLANE_ANGSTROM,
@@ -20,16 +19,16 @@ from musedeep.muse import (
 )
 from musedeep.pixtable import open_pixel_table
 from musedeep.reduce.native.headers import Observation
-from musedeep.reduce.native.planes import PlaneGrid, Planes
+from musedeep.reduce.native.planes import PlaneGrid, Planes, RowSpace
 from musedeep.reduce.native.seeing import seeing_cards
 from musedeep.reduce.native.skyfiles import base_header, write_fits
-from musedeep.reduce.native.survey import BLOCK_ROWS, runs_of_blocks
+from musedeep.reduce.native.survey import BLOCK_ROWS, read_chunks, runs_of_blocks
 from musedeep.sky import sky_frame
 
 __all__ = ["field_image", "write_field_image"]
 
 _ARCSEC = math.degrees(1) * 3600
-_CHUNK_ROWS = 1 << 20
+_CHUNK_ROWS = 1 << 16
 _DROP, _CRSIGMA = 0.8, 15.0
 _TURN_DEG = 5.0
 _OF_AXES = re.compile(r"(?:CTYPE|CUNIT|CRPIX)\d|CD\d_\d|SPECSYS")
@@ -39,17 +38,16 @@ class _ReducedRows:
     """The rows of a reduced table on the tangent plane of its pointing, in arcsec."""
 
     def __init__(self, table, ra_deg, dec_deg):
-        self.table, self.row_counts = table, [table.row_count]
+        self.table, self.row_counts, self._space = table, [table.row_count], RowSpace()
         blocks = -(-table.row_count // BLOCK_ROWS)
         self._lowest, self._highest = np.empty(blocks, np.float32), np.empty(blocks, np.float32)
         limits = np.tile([np.inf, -np.inf], (2, 1))
-        for start in range(0, table.row_count, _CHUNK_ROWS):
-            stop = min(start + _CHUNK_ROWS, table.row_count)
-            rows = table.read_columns(["xpos", "ypos", "lambda"], start, stop)
-            here = slice(start // BLOCK_ROWS, -(-stop // BLOCK_ROWS))
-            block_extremes(rows["lambda"], BLOCK_ROWS, self._lowest[here], self._highest[here])
-            x, y, _ = _placed(rows["xpos"], rows["ypos"], rows["lambda"], rows["lambda"], rows["lambda"])
-            sky_extent(x / np.float32(_ARCSEC), y / np.float32(_ARCSEC), math.radians(dec_deg), limits)
+        for start, rows in read_chunks([table], ("xpos", "ypos", "lambda"), _CHUNK_ROWS):
+            x, y, wavelength = rows["xpos"], rows["ypos"], rows["lambda"]
+            here = slice(start // BLOCK_ROWS, -(-(start + len(x)) // BLOCK_ROWS))
+            block_extremes(wavelength, BLOCK_ROWS, self._lowest[here], self._highest[here])
+            _place(x, y, wavelength, wavelength, wavelength)
+            sky_extent(x, y, _ARCSEC, math.radians(dec_deg), limits)
         self.wavelengths = float(self._lowest.min()), float(self._highest.max())
         self.ra_limits = np.degrees(np.arctan(limits[0])).astype(np.float32)
         self.dec_limits = (np.degrees(np.arcsin(limits[1])) - dec_deg).astype(np.float32)
@@ -60,20 +58,15 @@ class _ReducedRows:
 
     def place(self, n, start, stop):
         """Rows and their states, see `musedeep.reduce.native.planes.Planes`."""
-        names = "xpos", "ypos", "lambda", "data", "stat", "dq"
-        columns = self.table.read_columns(names, start, stop)
-        x, y, usable = _placed(*(columns[name] for name in names[:5]))
-        dq = columns["dq"]
-        states = np.where(dq == 0, 0, np.where(dq == DQ_BITS["cosmic_ray"], 1, 3)).astype(np.uint8)
-        states[usable == 0] = 3
-        return np.stack([x, y, *(columns[name] for name in names[2:5])]), states
+        values, rows = self._space.read(self.table, start, stop)
+        return values, self._space.states(rows["dq"], _place(*values))
 
 
-def _placed(xpos, ypos, wavelength, data, variance):
-    x, y, usable = np.empty_like(xpos), np.empty_like(xpos), np.empty(len(xpos), np.uint8)
-    limits = np.tile([np.inf, -np.inf], 3)
-    place_rows(xpos, ypos, wavelength, data, variance, np.eye(3), np.zeros(2), x, y, usable, limits)
-    return x, y, usable
+def _place(x, y, wavelength, data, variance):
+    """Move rows to the tangent plane in place; which of them can be used (uint8 array)."""
+    usable, limits = np.empty(len(x), np.uint8), np.tile([np.inf, -np.inf], 3)
+    place_rows(x, y, wavelength, data, variance, np.eye(3), np.zeros(2), x, y, usable, limits)
+    return usable
 
 
 def field_image(path, *, rows_of_a_slab=None):

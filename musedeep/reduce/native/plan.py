@@ -20,7 +20,7 @@ from musedeep.reduce.native.headers import (
 from musedeep.reduce.native.scibasic import IfuRows
 from musedeep.reduce.native.survey import Survey, survey_tables
 
-__all__ = ["REFERENCE_ANGSTROM", "CalibratedRows", "Plan", "make_plan"]
+__all__ = ["REFERENCE_ANGSTROM", "Plan", "make_plan"]
 
 REFERENCE_ANGSTROM = 7000.0
 _LIGHT_KM_S = 299792.458
@@ -164,31 +164,3 @@ def _flat_fluxes(tables):
         if min(fluxes) > 0:
             return {table.ifu: flux / fluxes[0] for table, flux in zip(tables, fluxes, strict=True)}
     return {table.ifu: 1.0 for table in tables}
-
-
-class CalibratedRows:
-    """The rows of an exposure, calibrated, in the focal plane.
-
-    Parameters
-    ----------
-    tables : list of PixelTable
-    plan : Plan
-    """
-
-    _COLUMNS = "xpos", "ypos", "lambda", "data", "stat"
-
-    def __init__(self, tables, plan):
-        self.tables, self.plan = tables, plan
-        self.row_counts = [table.row_count for table in tables]
-        self.runs = plan.survey.runs
-
-    def place(self, n, start, stop):
-        """Rows of table n for `musedeep.reduce.native.planes.Planes`."""
-        values = np.empty((5, stop - start), np.float32)
-        rows = dict(zip(self._COLUMNS, values, strict=True)) | {"dq": np.empty(stop - start, np.uint32)}
-        table = self.tables[n]
-        table.read_columns([*rows], start, stop, rows)
-        self.plan.calibrate(rows, table.ifu)
-        dq = rows["dq"]
-        # what only a cosmic ray has struck still tells what is usual around it
-        return values, np.where(dq == 0, 0, np.where(dq == DQ_BITS["cosmic_ray"], 1, 3)).astype(np.uint8)

@@ -6,17 +6,60 @@ from dataclasses import dataclass
 import numpy as np
 
 from musedeep.images import Filter
-from musedeep.kernels.planes import drizzle_sorted, judge_few
+from musedeep.kernels.planes import drizzle_sorted, judge_few, states_of_rows
 from musedeep.kernels.sky import collapse_planes
 from musedeep.kernels.window import REJECTED, locate_rows, sort_planes
+from musedeep.muse import DQ_BITS
 
-__all__ = ["PlaneGrid", "Planes"]
+__all__ = ["PlaneGrid", "Planes", "RowSpace"]
 
 # A drop reaches into the plane beside its own, and a row is judged by those of the planes beside its own.
 _HALO = 2
-_ROWS_AT_ONCE = 1 << 18
-_ROWS_OF_A_SLAB = 6 << 20
+# so few that they stay in the cache of a processor from step to step
+_ROWS_AT_ONCE = 1 << 16
+# A slab has so few rows that their cells stay in the cache of a processor, but so many planes that
+# those beside it are few, unless that makes it too large.
+_ROWS_OF_A_SLAB, _PLANES_OF_A_SLAB, _MOST_ROWS_OF_A_SLAB = 3 << 19, 64, 6 << 20
 _CELLS_OF_A_SLAB = 10 << 20
+
+
+class RowSpace:
+    """Memory for some rows at a time, filled anew for the next."""
+
+    def __init__(self):
+        self._values = np.empty(5 * _ROWS_AT_ONCE, np.float32)
+        self._dq, self._states = np.empty(_ROWS_AT_ONCE, np.uint32), np.empty(_ROWS_AT_ONCE, np.uint8)
+        self._usable = np.ones(_ROWS_AT_ONCE, np.uint8)
+
+    def read(self, table, start, stop):
+        """Read rows of a table.
+
+        Parameters
+        ----------
+        table : PixelTable
+        start, stop : int
+            Not more than `Planes` asks for at once.
+
+        Returns
+        -------
+        values : float32 array (5, rows)
+            x, y, wavelength, value and variance.
+        rows : dict of column name to array
+            The same by name, and ``dq``.
+        """
+        count = stop - start
+        values = self._values[: 5 * count].reshape(5, count)
+        rows = dict(zip(("xpos", "ypos", "lambda", "data", "stat"), values, strict=True))
+        rows["dq"] = self._dq[:count]
+        return values, table.read_columns([*rows], start, stop, rows)
+
+    def states(self, dq, usable=None):
+        """States (uint8 array) of rows, see `musedeep.kernels.planes.states_of_rows`; all rows are usable by
+        default."""
+        count = len(dq)
+        usable = self._usable[:count] if usable is None else usable
+        states_of_rows(dq, usable, np.uint32(DQ_BITS["cosmic_ray"]), self._states[:count])
+        return self._states[:count]
 
 
 @dataclass(frozen=True)
@@ -77,9 +120,13 @@ class Planes:
         self.bits = max(1, math.ceil(math.log2(nx)))
         self.cells = ny << self.bits
         self.throughput = curve.throughput_at(grid.wavelength(np.arange(nz)))
-        slabs = sum(source.row_counts) / (rows_of_a_slab or _ROWS_OF_A_SLAB)
-        self.thickness = max(1, min(math.ceil(nz / max(slabs, 1)), _CELLS_OF_A_SLAB // self.cells))
-        self._image = np.zeros((ny, nx, 2))
+        rows_of_a_plane = sum(source.row_counts) / nz
+        if rows_of_a_slab is None:
+            least = min(_PLANES_OF_A_SLAB * rows_of_a_plane, _MOST_ROWS_OF_A_SLAB)
+            rows_of_a_slab = max(_ROWS_OF_A_SLAB, least)
+        planes = math.ceil(rows_of_a_slab / rows_of_a_plane)
+        self.thickness = max(1, min(planes, nz, _CELLS_OF_A_SLAB // self.cells))
+        self._image, self._space = np.zeros((ny, nx, 2)), {}
         self.middle = np.full((ny, nx), np.nan)
 
     def image(self, *, struck=False):
@@ -121,7 +168,8 @@ class Planes:
             own &= (rows["plane"] >= _HALO) & (rows["plane"] < shape[0] - _HALO)
             for n, numbers in enumerate(struck):
                 numbers.append(rows["identity"][own & (rows["owner"] == n)])
-        sums = np.zeros((last - first, *shape[1:], 2))
+        sums = self._array("sums", (last - first, *shape[1:], 2), np.float64)
+        sums[:] = 0
         drizzle_sorted(
             start, index, rows["payload"], rows["state"], self.bits, shape, _HALO, self.drop, self.grid.step,
             sums,
@@ -141,11 +189,11 @@ class Planes:
             for a, b in self.source.runs(n, low, high)
         ]
         size = sum(b - a for _, a, b in runs)
-        rows = {
-            "cell": np.empty(size, np.int32), "plane": np.empty(size, np.int16),
-            "payload": np.empty((5, size), np.float32), "owner": np.empty(size, np.uint16),
-            "state": np.empty(size, np.uint8), "identity": np.empty(size, np.int64),
+        kinds = {
+            "cell": np.int32, "plane": np.int16, "owner": np.uint16, "state": np.uint8, "identity": np.int64
         }  # fmt: skip
+        rows = {name: self._array(name, (size,), kind) for name, kind in kinds.items()}
+        rows["payload"] = self._array("payload", (5, size), np.float32)
         centres = self.grid.wavelength(np.arange(first, last))
         spectral = np.array([self.grid.first, self.grid.step, 0.0, 0.0, 0.0, -np.inf, np.inf])
         box = np.array([first, 0, 0, last - first, *self.grid.shape[1:], self.bits], np.int64)
@@ -160,17 +208,25 @@ class Planes:
                     1.0, n, states, start, rows["cell"], rows["plane"], rows["payload"], rows["owner"],
                     rows["state"], rows["identity"], at, ends,
                 )  # fmt: skip
-        rows = {name: values[..., :at] for name, values in rows.items()}
-        rows["payload"] = np.ascontiguousarray(rows["payload"])
-        return rows | {"centres": centres}
+        # of the payload the rest stays behind it: a part would not lie in one piece
+        return {name: values if name == "payload" else values[:at] for name, values in rows.items()}
+
+    def _array(self, name, shape, kind):
+        """An array in memory that later slabs use again."""
+        size = math.prod(shape)
+        if name not in self._space or self._space[name].size < size:
+            self._space[name] = np.empty(size, kind)
+        return self._space[name][:size].reshape(shape)
 
     def _sort(self, rows, planes):
         """Rows by cell: first row of every cell, values, and places before."""
         count = len(rows["cell"])
-        start = np.empty(planes * self.cells + 1, np.int32)
+        start = self._array("start", (planes * self.cells + 1,), np.int32)
         # a few more, as `judge_few` wants them
-        value, variance = np.zeros(count + 4, np.float32), np.empty(count, np.float32)
-        owner, index = np.empty(count, np.uint16), np.empty(count, np.int32)
+        value = self._array("value", (count + 4,), np.float32)
+        variance = self._array("variance", (count,), np.float32)
+        owner = self._array("owner sorted", (count,), np.uint16)
+        index = self._array("index", (count,), np.int32)
         sort_planes(
             rows["cell"], rows["plane"], rows["payload"], rows["owner"], np.array([[0, count]]), 0, planes,
             self.cells, start, 0, value, variance, owner, index,

@@ -10,7 +10,7 @@ from musedeep.reduce.native.skymodel import SkyChoice, model_sky
 
 __all__ = ["create_sky"]
 
-_CHUNK_ROWS = 1 << 20
+_CHUNK_ROWS = 1 << 16
 _FRACTION = 0.75
 
 

@@ -10,8 +10,7 @@ from musedeep.errors import InputError
 from musedeep.images import WHITE
 from musedeep.kernels.sky import select_sky, sum_spectrum
 from musedeep.muse import DQ_BITS, PLANE_ANGSTROM, SLICE_COUNT
-from musedeep.reduce.native.plan import CalibratedRows
-from musedeep.reduce.native.planes import PlaneGrid, Planes
+from musedeep.reduce.native.planes import PlaneGrid, Planes, RowSpace
 
 __all__ = ["SkyMask", "SkySpectrum", "read_mask", "sky_mask", "sky_spectrum", "white_image"]
 
@@ -63,6 +62,28 @@ class SkySpectrum:
         return self.first + self.step * np.arange(len(self.flux))
 
 
+class _CalibratedRows:
+    """The rows of an exposure, calibrated, in the focal plane.
+
+    Parameters
+    ----------
+    tables : list of PixelTable
+    plan : Plan
+    """
+
+    def __init__(self, tables, plan):
+        self.tables, self.plan, self._space = tables, plan, RowSpace()
+        self.row_counts = [table.row_count for table in tables]
+        self.runs = plan.survey.runs
+
+    def place(self, n, start, stop):
+        """Rows of table n for `musedeep.reduce.native.planes.Planes`."""
+        table = self.tables[n]
+        values, rows = self._space.read(table, start, stop)
+        self.plan.calibrate(rows, table.ifu)
+        return values, self._space.states(rows["dq"])
+
+
 def white_image(tables, plan, crsigma, *, rows_of_a_slab=None):
     """White-light image of the focal plane of an exposure.
 
@@ -92,7 +113,7 @@ def white_image(tables, plan, crsigma, *, rows_of_a_slab=None):
     )
     matrix = np.array([[1.0, 0.0, -x0], [0.0, 1.0, -y0], [0.0, 0.0, 1.0]])
     planes = Planes(
-        CalibratedRows(tables, plan), PlaneGrid(shape, matrix, float(low), PLANE_ANGSTROM), WHITE,
+        _CalibratedRows(tables, plan), PlaneGrid(shape, matrix, float(low), PLANE_ANGSTROM), WHITE,
         drop=(_DROP, _DROP, _DROP * PLANE_ANGSTROM), crsigma=crsigma, direction=_ALONG_X,
         rows_of_a_slab=rows_of_a_slab,
     )  # fmt: skip
