@@ -116,7 +116,7 @@ class _Run:
             )
             for future in done:
                 attempt = self.pending.pop(future)
-                reason = _reason_of(future)
+                reason = future.exception()
                 if reason is not None:
                     self._failure(attempt, reason)
                     continue
@@ -183,14 +183,6 @@ class _Run:
         return error
 
 
-def _reason_of(future):
-    """The exception of a future, or None if it has a result."""
-    try:
-        return future.exception()
-    except concurrent.futures.CancelledError:
-        return WorkError("the task was lost; the connection to the scheduler broke, or it was cancelled")
-
-
 class _ThreadPool:
     """Threads of this process."""
 
@@ -210,7 +202,7 @@ class _ClientPool:
 
     def __init__(self, client):
         self._client = client
-        self._pool = client.get_executor(pure=False)
+        self._futures = set()
         self._looked = -_CLUSTER_LOOK
         self._threads = 1
 
@@ -225,12 +217,40 @@ class _ClientPool:
 
     def submit(self, function, item):
         with _scheduler_needed():
-            return self._pool.submit(function, item)
+            future = self._client.submit(function, item, pure=False)
+        self._futures.add(future)
+        outcome = concurrent.futures.Future()
+        self._client.loop.add_callback(self._pass_on, future, outcome)
+        return outcome
+
+    async def _pass_on(self, future, outcome):
+        """Tell the outcome of a task. dask's own executor forgets tasks whose result is lost on the way here
+        and that then fail: it would be waited for for ever."""
+        result, error = None, None
+        try:
+            found = await self._client.gather([future], errors="skip", asynchronous=True)
+            if found:
+                result = found[0]
+            elif future.status == "error":
+                error = await future.exception(asynchronous=True)
+                error = error.with_traceback(await future.traceback(asynchronous=True))
+            else:
+                error = WorkError("the task was lost: the scheduler is gone, or it was cancelled")
+        except BaseException as raised:  # whatever it is, somebody waits
+            # its frames hold the future, which would then stay with the scheduler
+            error = raised.with_traceback(None)
+        self._futures.discard(future)
+        if not outcome.set_running_or_notify_cancel():
+            return
+        if error is None:
+            outcome.set_result(result)
+        else:
+            outcome.set_exception(error)
 
     def close(self):
         # A scheduler that is gone has nothing left to cancel.
         with suppress(Exception):
-            self._pool.shutdown(wait=False)
+            self._client.cancel(list(self._futures))
 
 
 @contextmanager

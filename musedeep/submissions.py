@@ -1,6 +1,7 @@
-"""Jobs that a batch system does not take, or that begin and never become workers."""
+"""Jobs that a batch system does not take or drops, or that begin and never become workers."""
 
 import asyncio
+import getpass
 import itertools
 import logging
 import re
@@ -11,7 +12,15 @@ __all__ = ["Submissions"]
 
 _PAUSE = 20.0
 _LOOK_MS = 2000
+_LIST_PAUSE = 30.0
 _TRIES = 3  # of as many jobs as there are, before it is said that none becomes a worker
+# What lists the jobs of a user that wait or run, by the command that submits them; the number comes first.
+_LISTS = {
+    "sbatch": "squeue --noheader --format=%i --user={user}",
+    "qsub": "qstat -u {user}",
+    "bsub": "bjobs -noheader -o jobid -u {user}",
+    "condor_submit": "condor_q -autoformat ClusterId",
+}
 _log = logging.getLogger(__name__)
 
 
@@ -24,7 +33,8 @@ class Submissions:
 
     Nor would dask replace a job that ended before its worker was there, on a node that is broken, or too slow
     for the time in which a worker must start. So each job leaves a mark where it begins. One that began long
-    ago and has no worker is cancelled, and another is asked for.
+    ago and has no worker is cancelled, and another is asked for; so it is for one that left no mark and that
+    the batch system does not know any more, cancelled while it waited or killed in its first moment.
 
     Parameters
     ----------
@@ -45,6 +55,8 @@ class Submissions:
         self._numbers = itertools.count()
         self._began = {}  # when the mark of a job was first seen
         self._arrived = set()
+        self._dropped = set()  # left no mark, and were missing when the jobs were listed last
+        self._listed = time.monotonic()
         self._without_worker = 0
         self.refused = ""
         self._taken = False
@@ -123,22 +135,44 @@ class Submissions:
 
     async def _look(self, cluster):
         here = {str(facts["name"]) for facts in cluster.scheduler_info["workers"].values()}
-        now, lost = time.monotonic(), []
+        now, lost, waiting = time.monotonic(), [], {}
         for name, job in cluster.workers.items():
             suffixes = cluster.worker_spec.get(name, {}).get("group", [""])
             if here & {f"{name}{suffix}" for suffix in suffixes}:
                 self._arrived.add(job.mark)
-            if job.mark in self._arrived or not job.mark.exists():
+            if job.mark in self._arrived:
                 continue
-            if now - self._began.setdefault(job.mark, now) > self._patience:
+            if not job.mark.exists():
+                waiting[name] = job
+            elif (waited := now - self._began.setdefault(job.mark, now)) > self._patience:
+                _log.warning("job %s began %.0f s ago and has no worker: it is replaced", name, waited)
                 lost.append(name)
-        for name in lost:
-            _log.warning("job %s began %.0f s ago and has no worker: it is replaced", name, self._patience)
+        lost += await self._ended_in_the_queue(waiting, now)
         self._without_worker += len(lost)
         if not self._arrived and self._without_worker >= _TRIES * max(1, len(cluster.workers)):
-            self.refused = f"{self._without_worker} jobs began and none of them became a worker"
+            self.refused = f"{self._without_worker} jobs were submitted and none of them became a worker"
         elif lost:
             await cluster.scale_down(lost)
+
+    async def _ended_in_the_queue(self, waiting, now):
+        """Names of those jobs that the batch system does not know any more, by two lists in a row: it may be
+        slow to tell of a job that is new, and the file system of one that has begun."""
+        if not waiting or now - self._listed < _LIST_PAUSE:
+            return []
+        self._listed = now
+        job = next(iter(waiting.values()))
+        command = _LISTS[job.submit_command.split()[0]].format(user=getpass.getuser())
+        try:
+            known = re.findall(r"^\s*(\d+)", await job._call(shlex.split(command)), re.MULTILINE)
+        except (OSError, RuntimeError) as error:
+            _log.info("the jobs of the batch system cannot be listed: %s", error)
+            return []
+        missing = {name for name, job in waiting.items() if str(job.job_id).partition(".")[0] not in known}
+        dropped = {name for name in missing if waiting[name].mark in self._dropped}
+        self._dropped = {waiting[name].mark for name in missing - dropped}
+        for name in dropped:
+            _log.warning("job %s has left the queue and never began: it is replaced", name)
+        return list(dropped)
 
     async def take_refusal(self, error):
         """Wait before the next try; raises where there shall be none."""

@@ -28,6 +28,8 @@ if "FIRST_JOB_DIES" in os.environ and "distributed.cli.dask_worker" in sys.orig_
     except FileExistsError:
         pass
 import musedeep.plan
+import musedeep.submissions
+musedeep.submissions._LIST_PAUSE = 5.0
 musedeep.plan.SMALLEST_BLOCK = musedeep.plan.LARGEST_BLOCK = (16, 16, 16)
 from musedeep.store import CubeStore
 inner = CubeStore.write_block
@@ -116,6 +118,11 @@ class Slurm:
         words = ["squeue", "--noheader", "--format=%i", "--states", state]
         found = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
         return sorted(map(int, found))
+
+    def submit(self, words):
+        """A job that is not of a run; its number."""
+        command = ["sbatch", "--parsable", "--output=/dev/null", "--wrap", words]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     def cancel(self, job, *options):
         """Cancel a job; it may have ended meanwhile."""

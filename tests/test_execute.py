@@ -47,6 +47,22 @@ def kill_worker_always(item):
     return item
 
 
+class KillsWorkerThatSendsIt:
+    def __reduce__(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def lose_result_then_fail(path):
+    """Its first result is lost on the way, then two workers die of it."""
+    attempts = len(list(path.iterdir()))
+    (path / str(attempts)).write_text("")
+    if attempts == 0:
+        return KillsWorkerThatSendsIt()
+    if attempts < 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return path.name
+
+
 def process_id(_):
     time.sleep(0.2)
     return os.getpid()
@@ -198,6 +214,14 @@ def test_a_killed_worker_costs_only_what_it_was_doing(client, tmp_path):
     for item in items[1:]:
         item.write_text("")
     assert dict(run_tasks(kill_worker_once, items, client=client)) == {item: item.name for item in items}
+
+
+def test_a_task_that_fails_after_its_result_was_lost_is_tried_again(tmp_path):
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        connect("processes", memory="1GB", workers=2) as client,
+    ):
+        assert dict(run_tasks(lose_result_then_fail, [tmp_path], client=client)) == {tmp_path: tmp_path.name}
 
 
 def test_no_futures_stay_behind(client):

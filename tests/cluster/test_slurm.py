@@ -104,12 +104,38 @@ def test_all_workers_at_once(slurm, start_run, four_maps):
     assert_all_is_well(run, four_maps, 2 * IN_FLIGHT * JOBS)
 
 
+def test_jobs_killed_in_their_first_moment(slurm, start_run, four_maps):
+    """Before the first line of their scripts, some of them."""
+    run = start_run(jobs=JOBS)
+    killed = set()
+    while run.going_on() and len(killed) < JOBS:
+        for job in set(slurm.jobs()) - killed:
+            slurm.cancel(job, "--signal=KILL", "--full")
+            killed.add(job)
+    assert run.end() == 0, run.error
+    assert len(killed) == JOBS
+    assert_all_is_well(run, four_maps, 0)
+
+
 def test_a_job_that_never_becomes_a_worker_is_replaced(slurm, start_run, four_maps, tmp_path, monkeypatch):
     """As on a node that is broken: dask would wait for its worker for ever."""
     monkeypatch.setenv("FIRST_JOB_DIES", str(tmp_path / "died"))
     run = start_run(jobs=1)
     assert run.end() == 0, run.error
     assert (tmp_path / "died").exists() and "has no worker: it is replaced" in run.field.log_path.read_text()
+    assert_all_is_well(run, four_maps, 0)
+
+
+def test_jobs_cancelled_while_they_wait_are_replaced(slurm, start_run, four_maps):
+    """As by a user or an administrator; the batch system tells nobody."""
+    sleepers = [slurm.submit("sleep 600") for _ in range(JOBS)]
+    wait_until(lambda: slurm.jobs() == sorted(sleepers))
+    run = start_run(jobs=JOBS)
+    wait_until(lambda: len(slurm.jobs("PD")) == JOBS or not run.going_on())
+    for job in slurm.jobs("PD") + sleepers:
+        slurm.cancel(job)
+    assert run.end() == 0, run.error
+    assert "has left the queue and never began: it is replaced" in run.field.log_path.read_text()
     assert_all_is_well(run, four_maps, 0)
 
 
