@@ -7,7 +7,7 @@ __all__ = ["images_at_once", "plan_align"]
 # What a thread needs for one exposure: the bins of a full field and wavelength range, and rows as read.
 EXPOSURE_BYTES = 250_000_000
 # Image and samples of an exposure, which all stay in the process that compares them, with its sources.
-IMAGE_BYTES = 5_000_000
+IMAGE_BYTES = 7_000_000
 READ_BYTES_PER_ROW = 24
 
 

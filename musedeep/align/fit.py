@@ -27,6 +27,8 @@ _BRIGHT = 20.0
 _UNCLEAN = 0.03
 # Relative error of the flux of sources whose width is known well.
 _CLEAR = 0.03
+# Misfit of a source, as a share of its light, that makes it tell half as much of the PSF.
+_ROUND = 0.1
 # How far widths, and ratios of fluxes, of point sources differ beyond their noise.
 _LIKE = 0.02
 
@@ -46,8 +48,30 @@ def moffat(radius2, fwhm, beta=_BETA):
     -------
     ndarray of the broadcast shape
     """
-    core2 = (np.asarray(fwhm) / 2) ** 2 / (2 ** (1 / beta) - 1)
+    core2 = _core2(fwhm, beta)
     return (beta - 1) / (np.pi * core2) * (1 + radius2 / core2) ** -beta
+
+
+def _core2(fwhm, beta=_BETA):
+    """Squared radius of the core of a Moffat profile."""
+    return (np.asarray(fwhm) / 2) ** 2 / (2 ** (1 / beta) - 1)
+
+
+def _sampled(places, x, y, fwhm):
+    """Moffat profile about (x, y) as rows see it that have places as those of `Samples`, or all one place.
+
+    The mean over rows that lie apart is, to second order, the profile at their mean place and half of what
+    its second derivatives make of their covariance.
+    """
+    dx, dy = places[0] - x, places[1] - y
+    radius2 = dx**2 + dy**2
+    profile = moffat(radius2, fwhm)
+    if len(places) == 2:
+        return profile
+    xx, xy, yy = places[2:]
+    wide2 = _core2(fwhm) + radius2
+    along = xx * dx**2 + 2 * xy * dx * dy + yy * dy**2
+    return profile * (1 + _BETA * (2 * (_BETA + 1) * along / wide2 - xx - yy) / wide2)
 
 
 class SourceFit:
@@ -156,8 +180,8 @@ class SourceFit:
 
     def _widening(self):
         """Natural logarithm of the width of every source over that of the PSF, and its standard error."""
-        px, py, data, weight = self._patches()
-        width = np.log(self.widths(px, py, data, weight) / self.fwhm)
+        places, data, weight = self._patches()
+        width = np.log(self.widths(places, data, weight) / self.fwhm)
         return width, np.maximum(self.flux_error, 1e-30) / np.maximum(self.flux, 1e-30)
 
     def _pointlike(self):
@@ -174,21 +198,31 @@ class SourceFit:
 
     def _roughness(self):
         """By how much the residuals under each source are larger than those of most, if they are."""
-        px, py, data, weight = self._patches()
-        own = self._profile(px, py)
+        return np.sqrt(np.maximum(self._chi2()[0], 1.0))
+
+    def _misfit(self):
+        """What the residuals under each source are beyond their noise, as a share of its light."""
+        chi2, light2 = self._chi2()
+        return np.sqrt(np.maximum(chi2 - 1, 0) / np.maximum(light2, 1e-30))
+
+    def _chi2(self):
+        """Means, under each source, of its squared residuals and its squared light, over the variance."""
+        places, data, weight = self._patches()
+        own = self._profile(places)
         residual = data - own * self.flux[:, None]
         total = np.maximum(weight.sum(axis=1, keepdims=True), 1e-30)
         background = (weight * residual).sum(axis=1, keepdims=True) / total
         told = weight * own**2
-        chi2 = (told * weight * (residual - background) ** 2).sum(axis=1) / np.maximum(
-            told.sum(axis=1), 1e-30
-        )
-        return np.sqrt(np.maximum(chi2, 1.0))
+        told /= np.maximum(told.sum(axis=1, keepdims=True), 1e-30)
+        return [
+            (told * weight * values**2).sum(axis=1)
+            for values in (residual - background, own * self.flux[:, None])
+        ]
 
     def _crowd(self):
         """Light of the neighbours that the fit of each source would take for its own, were it not known."""
-        px, py, _, weight = self._patches()
-        own = self._profile(px, py)
+        places, _, weight = self._patches()
+        own = self._profile(places)
         row, column, _ = self._around()
         scene = self._scene()[row, column]
         others = np.maximum(scene - own * self.flux[:, None], 0)
@@ -201,7 +235,7 @@ class SourceFit:
         scene = self._scene()
         rest = self.data - scene
         ny, nx = rest.shape
-        core2 = (self.fwhm / 2) ** 2 / (2 ** (1 / _BETA) - 1)
+        core2 = _core2(self.fwhm)
         enclosed = 1 - (1 + radius**2 / core2) ** (1 - _BETA)
         flux, error, others = (np.empty_like(self.flux) for _ in range(3))
         for n, (x, y) in enumerate(zip(self.x, self.y, strict=True)):
@@ -235,15 +269,14 @@ class SourceFit:
     def _patches(self):
         """Spaxels around every source: places (n, p), data without the other sources, weights."""
         row, column, inside = self._around()
-        px, py = self.places[:, row, column]
-        own = self._profile(px, py) * self.flux[:, None]
+        places = self.places[:, row, column]
+        own = self._profile(places) * self.flux[:, None]
         data = (self.data - self._scene())[row, column] + own
         variance = self.variance[row, column] + self.gain * np.maximum(own, 0)
-        return px, py, data, np.where(inside, 1 / variance, 0.0)
+        return places, data, np.where(inside, 1 / variance, 0.0)
 
-    def _profile(self, px, py, fwhm=None):
-        radius2 = (px - self.x[:, None]) ** 2 + (py - self.y[:, None]) ** 2
-        return moffat(radius2, self.fwhm if fwhm is None else fwhm)
+    def _profile(self, places, fwhm=None):
+        return _sampled(places, self.x[:, None], self.y[:, None], self.fwhm if fwhm is None else fwhm)
 
     def _scene(self):
         """Image of all fitted sources."""
@@ -257,15 +290,14 @@ class SourceFit:
             columns = np.arange(max(i - half, 0), min(i + half + 1, nx))
             rows = np.arange(max(j - half, 0), min(j + half + 1, ny))
             part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-            radius2 = (self.places[0][part] - x) ** 2 + (self.places[1][part] - y) ** 2
-            scene[part] += flux * moffat(radius2, self.fwhm)
+            scene[part] += flux * _sampled(self.places[:, *part], x, y, self.fwhm)
         return scene
 
     def _fit_once(self, steps):
-        px, py, data, weight = self._patches()
+        places, data, weight = self._patches()
         background = np.zeros(len(self.x))
         for _ in range(steps):
-            normal, gradient = self._equations(px, py, data - background[:, None], weight)
+            normal, gradient = self._equations(places, data - background[:, None], weight)
             change, variances = _solved(normal, gradient)
             shift = np.hypot(change[:, 0], change[:, 1])
             brake = np.minimum(1.0, 0.5 * self.fwhm / np.maximum(shift, 1e-9))
@@ -273,17 +305,17 @@ class SourceFit:
             self.y = self.y + brake * change[:, 1]
             self.flux = self.flux + change[:, 2]
             background += change[:, 3]
-        own = self._profile(px, py) * self.flux[:, None]
+        own = self._profile(places) * self.flux[:, None]
         self._measure_gain(own, data - background[:, None] - own, weight)
         self.position_error = np.sqrt((variances[:, 0] + variances[:, 1]) / 2)
         self.flux_error = np.sqrt(variances[:, 2])
         self._hold_strays()
 
-    def _equations(self, px, py, data, weight, fwhm=None):
+    def _equations(self, places, data, weight, fwhm=None):
         """Normal equations of x, y, flux and background, linearised about the present values."""
-        profile = self._profile(px, py, fwhm)
-        core2 = ((self.fwhm if fwhm is None else fwhm) / 2) ** 2 / (2 ** (1 / _BETA) - 1)
-        dx, dy = px - self.x[:, None], py - self.y[:, None]
+        profile = self._profile(places, fwhm)
+        core2 = _core2(self.fwhm if fwhm is None else fwhm)
+        dx, dy = places[0] - self.x[:, None], places[1] - self.y[:, None]
         slope = 2 * _BETA / (core2 + dx**2 + dy**2) * profile * np.maximum(self.flux, 1e-9)[:, None]
         parts = np.stack([slope * dx, slope * dy, profile, np.ones_like(profile)], axis=1)
         if not self.flux.any():
@@ -306,27 +338,27 @@ class SourceFit:
 
     def _measure_seeing(self):
         """FWHM of the bright sources, each fitted by itself; the common one is that of the sharper ones."""
-        # no round profile fits the track of a cosmic ray
-        signal = self.flux / (self.flux_error * self._roughness() ** 2)
+        # no round profile fits the track of a cosmic ray; of a bright star it leaves more than noise, too
+        signal = self.flux / (self.flux_error * (1 + (self._misfit() / _ROUND) ** 2))
         signal = np.where(np.isfinite(self.flux_error) & ~self._struck(), signal, 0)
         chosen = np.argsort(-signal)[:_PSF_SOURCES]
         # what is left of cosmic rays is narrow, and fainter than the stars
         chosen = chosen[signal[chosen] >= 0.1 * signal[chosen[min(2, len(chosen) - 1)]]]
         part = SourceFit(self.data, self.variance, self.x[chosen], self.y[chosen], self.fwhm, self.places)
         part.flux, part.gain = self.flux[chosen], self.gain
-        px, py, data, weight = self._patches()
-        widths = part.widths(px[chosen], py[chosen], data[chosen], weight[chosen])
+        places, data, weight = self._patches()
+        widths = part.widths(places[:, chosen], data[chosen], weight[chosen])
         order = np.argsort(widths)
         share = np.cumsum(np.minimum(signal[chosen], 100)[order])
         if share.size and share[-1] > 0:
             self.fwhm = float(np.clip(np.interp(_SHARPER * share[-1], share, widths[order]), 1.5, 15))
 
-    def widths(self, px, py, data, weight):
+    def widths(self, places, data, weight):
         """FWHM of every source of its own, pixels; from the best of a ladder of widths."""
         ladder = self.fwhm * np.geomspace(0.55, 1.8, 13)
         chi = np.empty((len(ladder), len(self.x)))
         for n, fwhm in enumerate(ladder):
-            profile = self._profile(px, py, fwhm)
+            profile = self._profile(places, fwhm)
             parts = np.stack([profile, np.ones_like(profile)], axis=1)
             weighted = parts * weight[:, None]
             normal = weighted @ parts.transpose(0, 2, 1) + 1e-30 * np.eye(2)

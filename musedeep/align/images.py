@@ -45,8 +45,8 @@ class Samples:
     ----------
     flux, variance : ndarray, shape (ny, nx), float32
         NaN without rows.
-    places : ndarray, shape (2, ny, nx), float32
-        Mean x and y of the rows, in pixels counted from 0.
+    places : ndarray, shape (5, ny, nx), float32
+        Of the rows: mean x and y, in pixels counted from 0; variance of x, covariance, variance of y.
     """
 
     flux: np.ndarray
@@ -246,7 +246,7 @@ def exposure_image(exposure, curve=WHITE, *, clip=_CLIP):
     sums = np.zeros((int(bins[-1]), 3, *shape), np.float32)
     sampled = high - low <= _NARROW_ANGSTROM
     samples = np.zeros((int(narrow[-1]) if sampled else 0, 3, *shape), np.float32)
-    places = np.zeros((2, *shape), np.float32)
+    places = np.zeros((5, *shape), np.float32)
     for rows in placed_rows(exposure):
         drizzle_rows(*rows, throughput, bins, half, step, sums)
         if sampled:
@@ -272,8 +272,11 @@ def exposure_image(exposure, curve=WHITE, *, clip=_CLIP):
 def _samples(sums, places, clip):
     """`Samples` of sums and places as `drizzle_rows` makes them."""
     weight = np.maximum(sums[:, 0].sum(axis=0), 1e-6)
-    middles = np.indices(weight.shape, np.float32)[::-1]
-    return Samples(*_collapsed(sums, clip, _THIN), places / weight + middles)
+    places = places / weight
+    x, y = places[:2]
+    places[2:] -= x * x, x * y, y * y
+    places[:2] += np.indices(weight.shape, np.float32)[::-1]
+    return Samples(*_collapsed(sums, clip, _THIN), places)
 
 
 def _bin_count(width):

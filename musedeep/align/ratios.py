@@ -162,8 +162,9 @@ def image_scales(images, offsets, placed, frame):
     errors = np.repeat(error / value / math.sqrt(2), 2)
     solution = solve_scales(pairs[kept].ravel(), number, magnitude, errors, len(images))
     known = linked & (solution.counts > 0)
-    # what is wrong with one image is in all of its pairs: more of them make the error no smaller
-    alone = [np.median((error / value)[(pairs[kept] == n).any(axis=1)]) if known[n] else np.nan
+    # what is wrong with one image, half of the variance of a pair, is in all of its pairs: more of them make
+    # the error no smaller
+    alone = [np.median((error / value)[(pairs[kept] == n).any(axis=1)]) / math.sqrt(2) if known[n] else np.nan
              for n in range(len(images))]  # fmt: skip
     errors = np.hypot(np.fmax(solution.errors[:, 0], alone), _KERNEL)
     return np.where(known, solution.values[:, 0], np.nan), np.where(known, errors, np.nan)

@@ -33,9 +33,10 @@ def drizzle_rows(
     step : float [arcsec]
     sums : (bins, 3, ny, nx) float32, in and out
         Weight, weight times data, and weight squared times variance.
-    places : (2, ny, nx) float32, in and out, optional
-        Weight times the way, in spaxels, from the middle of the spaxel along x and y. With it, a row counts
-        in the one spaxel that it lies in: with places that are known, nothing need be shared.
+    places : (5, ny, nx) float32, in and out, optional
+        Weight times the way, in spaxels, from the middle of the spaxel along x and y, and times the products
+        xx, xy and yy of it. With it, a row counts in the one spaxel that it lies in: with places that are
+        known, nothing need be shared.
     """
     ny, nx = sums.shape[2], sums.shape[3]
     for r in range(x.size):
@@ -63,8 +64,13 @@ def drizzle_rows(
             sums[b, 0, j, i] += factor
             sums[b, 1, j, i] += factor * data[r]
             sums[b, 2, j, i] += factor * factor * variance[r]
-            places[0, j, i] += factor * (px - i)
-            places[1, j, i] += factor * (py - j)
+            right = px - i
+            upper = py - j
+            places[0, j, i] += factor * right
+            places[1, j, i] += factor * upper
+            places[2, j, i] += factor * right * right
+            places[3, j, i] += factor * right * upper
+            places[4, j, i] += factor * upper * upper
             continue
         for dj in range(2):
             for di in range(2):

@@ -124,12 +124,14 @@ def test_cosmic_rays_and_the_sodium_gap_leave_no_trace(exposures):
 
 def test_a_row_with_a_known_place_counts_in_one_spaxel():
     rows = [np.array(values, np.float32) for values in ([-0.05, 0.03], [0.15, 0.21], [6500, 6500], [8, 2])]
-    sums, places = np.zeros((1, 3, 13, 13), np.float32), np.zeros((2, 13, 13), np.float32)
+    sums, places = np.zeros((1, 3, 13, 13), np.float32), np.zeros((5, 13, 13), np.float32)
     bins, good = np.array([6490.0, 10.0, 6400.0, 200.0, 1.0]), np.ones(2, np.uint8)
     drizzle_rows(*rows, rows[0] ** 0, np.zeros(2, np.uint32), good, np.ones(3), bins, 6, 0.2, sums, places)
     assert sums[0, :, 7, 6].tolist() == [2.0, 10.0, 2.0] and sums.sum() == 14.0
-    np.testing.assert_allclose(places[:, 7, 6], [0.25 - 0.15, -0.25 + 0.05], atol=1e-5)
-    assert np.count_nonzero(places) == 2
+    x, y = np.array([0.25, -0.15]), np.array([-0.25, 0.05])
+    told = [x.sum(), y.sum(), x @ x, x @ y, y @ y]
+    np.testing.assert_allclose(places[:, 7, 6], told, atol=1e-5)
+    assert np.count_nonzero(places) == 5
 
 
 def test_stars_of_a_narrow_band_lie_better_in_its_samples(tmp_path):
@@ -165,8 +167,11 @@ def test_a_wide_band_has_no_samples(exposures):
     narrow = Filter("narrow", np.array([6000.0, 6080.0]), np.array([1.0, 1.0]))
     samples = exposure_image(exposure, narrow).samples
     good = np.isfinite(samples.flux)
-    off = samples.places - np.indices(good.shape)[::-1]
+    off = samples.places[:2] - np.indices(good.shape)[::-1]
     assert good.any() and np.abs(off[:, good]).max() <= 0.501
+    xx, xy, yy = samples.places[2:, good]
+    assert min(xx.min(), yy.min()) > -1e-6 and 0.01 < max(xx.max(), yy.max()) <= 0.2501
+    assert (np.abs(xy) <= np.sqrt(np.maximum(xx * yy, 0)) + 1e-4).all()
 
 
 def test_a_filter_without_rows_is_refused(exposures):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from musedeep.align.fit import moffat
+from musedeep.align.fit import SourceFit, moffat
 from musedeep.align.sources import background_of, find_sources
 from musedeep.settings import AlignSettings
 
@@ -196,3 +196,35 @@ def test_fluxes_at_the_border_are_those_of_the_middle(sky):
         assert border.sum() >= 5 and (away < 0.2).all()
         ratios.extend(ratio[border] / np.median(ratio[~border]) - 1)
     assert np.abs(ratios).max() < 0.01
+
+
+def test_a_mean_of_rows_that_lie_apart_moves_no_sharp_star():
+    # two slices in one row of spaxels, and none in the next, as where their spacing and that of spaxels drift
+    rows, columns = np.indices((40, 40)).astype(float)
+    low, high = rows - 0.45, rows + 0.45
+    double = rows % 5 == 2
+    x, y = np.array([19.3]), np.array([18.6])
+    light = [5e4 * moffat((columns - x) ** 2 + (at - y) ** 2, 2.4) for at in (low, high)]
+    data = np.where(double, (light[0] + light[1]) / 2, light[1])
+    none = np.zeros((40, 40))
+    places = np.stack([columns, np.where(double, rows, high), none, none, np.where(double, 0.45**2, 0.0)])
+    off = []
+    for known in (places[:2], places):
+        fit = SourceFit(data, np.where(rows % 5 == 3, np.inf, 9.0), x.copy(), y.copy(), 2.4, known)
+        fit.run()
+        off.append(np.hypot(fit.x - x, fit.y - y)[0])
+    assert off[1] < 0.002 and off[1] < off[0] / 5
+
+
+def test_the_width_of_stars_is_not_that_of_cosmic_rays():
+    # what the profile leaves of bright stars is more than their noise; rays are faint, sharp and many
+    rng = np.random.default_rng(4)
+    rows, columns = np.indices((150, 150)).astype(float)
+    data = rng.normal(0, 1.6, rows.shape)
+    places = 12.0 + 25.0 * np.column_stack([values.ravel() for values in np.indices((6, 6))])
+    for n, (x, y) in enumerate(places + rng.uniform(-1, 1, places.shape)):
+        away = (columns - x) ** 2 + (rows - y) ** 2
+        data += 900 * moffat(away, 1.8, 3.0) if n % 4 else 1e5 * moffat(away, 3.5, 4.5)
+    fit = SourceFit(data, np.full(data.shape, 2.56), places[:, 0], places[:, 1], 5.0)
+    fit.run()
+    assert 3.2 < fit.fwhm < 3.8
