@@ -1,13 +1,13 @@
 """Offsets against the truth, beside muse_exp_align on the same images.
 
-    python benchmarks/align.py FOLDER [case ... | mosaics | stars | clusters | alarms | sharpness | many]
-                                      [--seeds 20] [--images 300]
+    python benchmarks/align.py FOLDER [case ... | alarms | sharpness | many]
+                                      [--repeat] [--seeds 20] [--images 300]
 
 For each case, exposures are simulated with errors of their headers, and the offsets are measured three times:
 from the pixel tables, from the IMAGE_FOV files, and by ESO's recipe from the same IMAGE_FOV files. Told is
 the rms of each coordinate about the truth; what all exposures have in common, which nobody can know, is off.
 
-`mosaics`, `stars` and `clusters` repeat one case with other seeds, from 11 on; `alarms` tells how often a
+`--repeat` does each case with many seeds, from 11 on; `alarms` tells how often a
 clean set of eight exposures is called suspicious, and one that lies off is named; `sharpness`, the stars of a
 cube combined with each of the lists; `many`, the cost of many large images. The cases have a report, and so
 has each part, in FOLDER or in the folder that `--output` names.
@@ -150,26 +150,42 @@ def report_cases(folder, names):
 
 
 def report_seeds(folder, name, seeds):
-    """Places and flux scales of one case, over many seeds."""
+    """Places and flux scales of one case, over many seeds, and the rms of all; Report."""
     report = Report(f"Many seeds: {name}")
+    lines = {"pixel tables": [], "IMAGE_FOV": []}
+    asked = SETTINGS.get(name, {})
     for seed in range(11, 11 + seeds):
         place = folder / f"{name.replace(' ', '-')}-{seed}"
         if not (place / "truth.json").exists():
             facts = {"pointing_error_arcsec": 0.7} | _NARROW | CASES[name]
             simulate_exposures(place, **facts | {"seed": seed})
         truth = OffsetTable.read(place / "OFFSET_LIST.fits")
-        images = list(place.glob("IMAGE_FOV*"))
-        for words, found in (("pixel tables", _from_tables(place)), ("IMAGE_FOV", align_exposures(images))):
-            report.add(
-                seed=seed,
-                images=words,
-                rms_mas=_rms(found, truth),
-                bound_mas=_bound(place, found.result) * 1000,
-                scale_percent=_scale(found, truth),
-                scale_told_percent=float(100 * np.nanmax(found.result.scale_errors)),
-                scale_sigma=_scale_in_errors(found, truth),
-            )
+        images = sorted(place.glob("IMAGE_FOV*"))
+        measured = {
+            "pixel tables": _from_tables(place, **asked),
+            "IMAGE_FOV": align_exposures(images, **asked),
+        }
+        for words, found in measured.items():
+            sigmas = _scale_errors(found, truth) / found.result.scale_errors
+            lines[words].append({
+                "rms_mas": _rms(found, truth),
+                "bound_mas": _bound(place, found.result) * 1000,
+                "scale_percent": _scale(found, truth),
+                "scale_told_percent": float(100 * np.nanmax(found.result.scale_errors)),
+                "scale_sigma": float(np.sqrt(np.nanmean(sigmas**2))),
+            })  # fmt: skip
+            report.add(seed=seed, images=words, **lines[words][-1], verdict=found.verdict)
+    for words, of_seeds in lines.items():
+        report.add(
+            seed="all", images=words, **{key: _together(key, of_seeds) for key in of_seeds[0]}, verdict=""
+        )
     return report
+
+
+def _together(key, lines):
+    """The largest percentage of many seeds, or the rms of other numbers."""
+    values = np.array([line[key] for line in lines])
+    return float(values.max() if key.endswith("percent") else np.sqrt(np.nanmean(values**2)))
 
 
 def report_alarms(folder, seeds):
@@ -378,16 +394,19 @@ def measure_parts(options, folder):
     """The cases and parts named, or all; whether all is as promised."""
     reports = options.output or folder
     parts = {
-        "mosaics": lambda: report_seeds(folder, "mosaic", options.seeds),
-        "stars": lambda: report_seeds(folder, "45 stars", options.seeds),
-        "clusters": lambda: report_seeds(folder, "cluster", options.seeds),
         "alarms": lambda: report_alarms(folder, options.seeds),
         "sharpness": lambda: report_sharpness(folder),
         "many": lambda: report_many(folder, options.images),
     }
     names = options.names or [*CASES, *parts]
     cases = [name for name in names if name not in parts]
-    good = [report_cases(folder, cases).write(reports / "align")] if cases else []
+    good = []
+    if options.repeat:
+        for name in cases:
+            place = reports / f"seeds-{name.replace(' ', '-')}"
+            good.append(report_seeds(folder, name, options.seeds).write(place))
+    elif cases:
+        good.append(report_cases(folder, cases).write(reports / "align"))
     for name in names:
         if name in parts:
             good.append(parts[name]().write(reports / name))
@@ -397,6 +416,7 @@ def measure_parts(options, folder):
 def main():
     parser = command_line(__doc__, folder_given=True)
     parser.add_argument("names", nargs="*", default=[], help="cases and parts [all]")
+    parser.add_argument("--repeat", action="store_true", help="do each case with many seeds")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--images", type=int, default=300)
     carry_out(parser, measure_parts)
