@@ -64,6 +64,7 @@ COMMANDS = {
     "depth": {"full": "", "tiny": "--exposures 2"},
     "align": {"full": "{work}", "tiny": "{work} '3 stars'"},
     "reduction": {"full": "--folder {work}", "tiny": "--ifus 12 --small --folder {work}"},
+    "exposure": {"full": "--folder {work}", "tiny": "--ifus 2 --small --folder {work}"},
     "selection": {"full": "{work}", "tiny": "{work} --headers 60"},
     "diagnostics": {"full": "{work}", "tiny": "{work} --seeds 1 --case sky"},
     "cluster": {"full": "--folder {work}", "tiny": "--blocks 20 --exposures 3 --folder {work}"},
