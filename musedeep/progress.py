@@ -1,6 +1,7 @@
 """How far the work has come: a bar on a terminal, plain lines elsewhere."""
 
 import sys
+import threading
 import time
 
 __all__ = ["Progress", "duration"]
@@ -25,7 +26,15 @@ class Progress:
         Whether anything is written at all.
     watch : callable, optional
         Is called without arguments every now and then while the work goes on, whatever is shown.
+
+    Attributes
+    ----------
+    stopped_by : type of exception or None
+        Of the class: what the handler of a signal has raised. It is raised again while the work goes on,
+        since Python drops what is raised during a callback of the garbage collector.
     """
+
+    stopped_by = None
 
     def __init__(
         self,
@@ -78,7 +87,9 @@ class Progress:
         self.advance(done - self.done)
 
     def tick(self):
-        """Write a plain line if the last one is long ago."""
+        """Write a plain line if the last one is long ago; raises where a signal has stopped the work."""
+        if Progress.stopped_by is not None and threading.current_thread() is threading.main_thread():
+            raise Progress.stopped_by
         if self._watch is not None:
             self._watch()
         now = self._clock()

@@ -26,14 +26,15 @@ def tables(tmp_path_factory):
 def musedeep(capsys, tmp_path, monkeypatch):
     """Runs a command line in an empty folder; its exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def run(*words):
         code = _main([str(word) for word in words])
         return code, *capsys.readouterr()
 
     yield run
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_version_and_help_come_at_once():
@@ -261,6 +262,31 @@ def test_a_run_that_is_stopped_says_how_to_go_on(tables, tmp_path, signal_number
     )
     assert not (tmp_path / "f" / "run.lock").exists()
     assert "stopped: " in (tmp_path / "f" / "log").read_text()
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_in_a_callback_of_the_garbage_collector_is_not_lost(tables, tmp_path, name, code):
+    """Python only prints what is raised there; distributed has such a callback."""
+    script = (
+        "import gc, os, signal, musedeep.execute as execute\n"
+        "def hit(*_):\n"
+        "    gc.callbacks.clear()\n"
+        f"    os.kill(os.getpid(), signal.{name})\n"
+        "tell = execute.Progress.start\n"
+        "def start(self, total=None):\n"
+        "    tell(self, total)\n"
+        "    gc.callbacks.append(hit)\n"
+        "    gc.collect()\n"
+        "execute.Progress.start = start\n"
+        "from musedeep.cli import main\n"
+        f"main(['ingest', 'f', '--quiet'])\n"
+    )
+    words = [sys.executable, "-m", "musedeep", "init", str(tables[0]), "-o", "f", "--memory", "1GB"]
+    subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
+    run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, text=True, capture_output=True)
+    assert "Exception ignored" in run.stderr and "stopped; what is finished is kept" in run.stderr
+    assert run.returncode == code
+    assert not (tmp_path / "f" / "run.lock").exists()
 
 
 def test_the_kernel_cache_moves_where_nothing_else_may_be_written(monkeypatch):

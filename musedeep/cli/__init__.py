@@ -13,6 +13,7 @@ import click
 from musedeep.cli import align, reduction, select, simulation, stages, validate  # noqa: F401
 from musedeep.cli.command import cli
 from musedeep.errors import MuseDeepError
+from musedeep.progress import Progress
 
 __all__ = ["main"]
 
@@ -21,8 +22,14 @@ class _Terminated(KeyboardInterrupt):
     """A batch system asked the process to end."""
 
 
-def _terminate(*_):
-    raise _Terminated
+def _stop_by(kind):
+    """A handler of signals that raises, and remembers it."""
+
+    def stop(*_):
+        Progress.stopped_by = kind
+        raise kind
+
+    return stop
 
 
 def _choose_kernel_cache():
@@ -48,7 +55,11 @@ def _main(arguments):
     _choose_kernel_cache()
     # A run makes few cycles and keeps many objects (headers, blocks): looking for them often is for nothing.
     gc.set_threshold(50_000, 20, 20)
-    signal.signal(signal.SIGTERM, _terminate)
+    Progress.stopped_by = None
+    signal.signal(signal.SIGTERM, _stop_by(_Terminated))
+    # a shell lets what runs in the background ignore it
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _stop_by(KeyboardInterrupt))
     try:
         code = cli.main(arguments, prog_name="musedeep", standalone_mode=False)
     except MuseDeepError as error:
