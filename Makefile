@@ -7,12 +7,8 @@ BIN = .venv/bin
 demo: .venv/ready
 	$(BIN)/musedeep demo demo
 
-# Two processes share the files of tests; those that start a batch system of their own come after them, alone.
 test: .venv/ready
-	status=0; \
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not cluster" || status=$$?; \
-	$(BIN)/python -m pytest -m cluster || status=$$?; \
-	exit $$status
+	$(BIN)/python -m pytest
 
 lint: .venv/ready
 	$(BIN)/ruff check .
