@@ -26,15 +26,18 @@ def tables(tmp_path_factory):
 def musedeep(capsys, tmp_path, monkeypatch):
     """Runs a command line in an empty folder; its exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def run(*words):
         code = _main([str(word) for word in words])
         return code, *capsys.readouterr()
 
-    yield run
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    return run
+
+
+def test_handlers_of_signals_are_given_back(musedeep):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    assert musedeep("info", "nothing")[0] != 0
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 def test_version_and_help_come_at_once():

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -22,14 +23,25 @@ class _Terminated(KeyboardInterrupt):
     """A batch system asked the process to end."""
 
 
-def _stop_by(kind):
-    """A handler of signals that raises, and remembers it."""
+@contextmanager
+def _signals_stop():
+    """Let Ctrl-C and SIGTERM stop what goes on in a ``with`` block."""
+    kinds = {signal.SIGTERM: _Terminated}
+    # a shell lets what runs in the background ignore it
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        kinds[signal.SIGINT] = KeyboardInterrupt
 
-    def stop(*_):
-        Progress.stopped_by = kind
-        raise kind
+    def stop(number, _):
+        Progress.stopped_by = kinds[number]
+        raise kinds[number]
 
-    return stop
+    before = {number: signal.signal(number, stop) for number in kinds}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        Progress.stopped_by = None
 
 
 def _choose_kernel_cache():
@@ -55,24 +67,20 @@ def _main(arguments):
     _choose_kernel_cache()
     # A run makes few cycles and keeps many objects (headers, blocks): looking for them often is for nothing.
     gc.set_threshold(50_000, 20, 20)
-    Progress.stopped_by = None
-    signal.signal(signal.SIGTERM, _stop_by(_Terminated))
-    # a shell lets what runs in the background ignore it
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, _stop_by(KeyboardInterrupt))
-    try:
-        code = cli.main(arguments, prog_name="musedeep", standalone_mode=False)
-    except MuseDeepError as error:
-        return _fail(error, error.exit_code)
-    except click.Abort as stop:
-        _fail("stopped; what is finished is kept, run the same command again to go on")
-        return 143 if isinstance(stop.__cause__, _Terminated) else 130
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except OSError as error:
-        return _fail(error, 5)
-    return code if isinstance(code, int) else 0
+    with _signals_stop():
+        try:
+            code = cli.main(arguments, prog_name="musedeep", standalone_mode=False)
+        except MuseDeepError as error:
+            return _fail(error, error.exit_code)
+        except click.Abort as stop:
+            _fail("stopped; what is finished is kept, run the same command again to go on")
+            return 143 if isinstance(stop.__cause__, _Terminated) else 130
+        except click.ClickException as error:
+            error.show()
+            return error.exit_code
+        except OSError as error:
+            return _fail(error, 5)
+        return code if isinstance(code, int) else 0
 
 
 def _fail(text, code=None):
