@@ -19,7 +19,6 @@ _ARCSEC = 180.0 * 3600.0 / np.pi
 # No exposure of the instrument spans more; a larger one has broken coordinates, and would need a huge
 # lattice.
 _WIDEST_ARCSEC = 300.0
-_SURVEY_BLOCK = 1024
 _PIECE_ROWS = 1 << 17
 # Strips that an exposure's outline is made from. They lie where they lie, whatever part a row is in.
 _STRIP_ARCSEC = 0.05
@@ -137,7 +136,7 @@ def _parts_of(store, exposure, most_rows):
     share = np.minimum(np.cumsum(histogram) * number // max(histogram.sum() + 1, 1), number - 1)
     tasks = []
     for p in range(number):
-        inside = np.flatnonzero(share == p)
+        inside = np.flatnonzero((share == p) & (histogram > 0))
         if inside.size:
             a, b = first + int(inside[0]), first + int(inside[-1]) + 1
             tasks.append(_task(store, exposure, f"part{p:03d}_{a}_{b}", (a, b)))
@@ -147,44 +146,31 @@ def _parts_of(store, exposure, most_rows):
 def _survey(task):
     """One pass over the wavelengths of an exposure: rows of each segment, and the range of every block of
     rows."""
-    from musedeep.kernels.ingest import LONGEST, SHORTEST
+    from musedeep.kernels.ingest import LONGEST, SHORTEST, SURVEY_BLOCK, survey_blocks
 
     store = task.store
     target = store.staging(task.exposure) / "survey.npz"
     if target.exists():
         return
     _, _, origin, length = store.lattice_numbers
-    lows, highs, histogram, first = [], [], np.zeros(0, np.int64), None
+    first = int(np.floor((SHORTEST - origin) / length))
+    histogram = np.zeros(int(np.floor((LONGEST - origin) / length)) + 1 - first, np.int64)
+    lows, highs = [], []
     for table in task.tables:
-        low, high = [], []
-        for start in range(0, table.row_count, 1024 * _SURVEY_BLOCK):
-            wavelength = table.read("lambda", start, min(start + 1024 * _SURVEY_BLOCK, table.row_count))
-            cuts = np.arange(0, wavelength.size, _SURVEY_BLOCK)
-            low.append(np.fmin.reduceat(wavelength, cuts))
-            high.append(np.fmax.reduceat(wavelength, cuts))
-            possible = wavelength[(wavelength > SHORTEST) & (wavelength < LONGEST)].astype(np.float64)
-            segment = np.floor((possible - origin) / length).astype(np.int64)
-            histogram, first = _add_counts(histogram, first, segment)
-        lows.append(np.concatenate(low) if low else np.zeros(0, np.float32))
-        highs.append(np.concatenate(high) if high else np.zeros(0, np.float32))
+        low, high = (np.empty(-(-table.row_count // SURVEY_BLOCK), np.float32) for _ in range(2))
+        step = 128 * SURVEY_BLOCK
+        for start in range(0, table.row_count, step):
+            stop = min(start + step, table.row_count)
+            wavelength = _scratch("surveyed", stop - start, np.float32)
+            table.read_columns(["lambda"], start, stop, {"lambda": wavelength})
+            blocks = slice(start // SURVEY_BLOCK, (start + step) // SURVEY_BLOCK)
+            survey_blocks(wavelength, origin, length, first, low[blocks], high[blocks], histogram)
+        lows.append(low)
+        highs.append(high)
     arrays = {f"low{n}": v for n, v in enumerate(lows)} | {f"high{n}": v for n, v in enumerate(highs)}
     partial = target.with_name("survey.writing.npz")
-    np.savez(partial, first=first or 0, histogram=histogram, **arrays)
+    np.savez(partial, first=first, histogram=histogram, **arrays)
     partial.rename(target)
-
-
-def _add_counts(histogram, first, segment):
-    """Add a bincount that may begin and end elsewhere."""
-    if segment.size == 0:
-        return histogram, first
-    low, high = int(segment.min()), int(segment.max())
-    if first is None:
-        first = low
-    start, stop = min(first, low), max(first + histogram.size, high + 1)
-    grown = np.zeros(stop - start, np.int64)
-    grown[first - start : first - start + histogram.size] = histogram
-    grown[low - start : high + 1 - start] += np.bincount(segment - low, minlength=high + 1 - low)
-    return grown, start
 
 
 def _read_rows(task, lattice):
@@ -233,6 +219,8 @@ def _pieces(start, stop):
 
 def _row_ranges(task, table, number, lattice):
     """Ranges of rows of a file that hold all rows of the task's segments (and some others)."""
+    from musedeep.kernels.ingest import SURVEY_BLOCK
+
     if task.segments is None:
         return [(0, table.row_count)]
     with np.load(task.store.staging(task.exposure) / "survey.npz") as survey:
@@ -240,7 +228,7 @@ def _row_ranges(task, table, number, lattice):
     start, stop = (lattice[2] + lattice[3] * s for s in task.segments)
     inside = np.concatenate([[False], (high >= start) & (low <= stop), [False]])
     edges = np.flatnonzero(inside[1:] != inside[:-1]).reshape(-1, 2)
-    return [(int(a) * _SURVEY_BLOCK, min(int(b) * _SURVEY_BLOCK, table.row_count)) for a, b in edges]
+    return [(int(a) * SURVEY_BLOCK, min(int(b) * SURVEY_BLOCK, table.row_count)) for a, b in edges]
 
 
 def _ingest_part(task):
@@ -256,21 +244,13 @@ def _ingest_part(task):
     if "weight" in columns:  # a row without a weight counts nothing
         np.nan_to_num(columns["weight"], copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     n = len(columns["data"])
-    x, y = _scratch("x", n, np.float32), _scratch("y", n, np.float32)
+    # Memory that is touched first costs as much as the arithmetic, so columns make room for what comes of
+    # them.
+    x, y = columns.pop("xpos"), columns.pop("ypos")
     usable = _scratch("usable", n, np.uint8)
     limits = np.array([np.inf, -np.inf] * 3)
     kernels.place_rows(
-        columns.pop("xpos"),
-        columns.pop("ypos"),
-        columns["lambda"],
-        columns["data"],
-        columns["stat"],
-        matrix,
-        origin,
-        x,
-        y,
-        usable,
-        limits,
+        x, y, columns["lambda"], columns["data"], columns["stat"], matrix, origin, x, y, usable, limits
     )
     box = _lattice_box(task, limits, origin, lattice)
     key, count = _scratch("key", n, np.int32), np.zeros(2 * int(np.prod(box[3:])), np.int64)
@@ -293,8 +273,8 @@ def _ingest_part(task):
         kernels.sort_column(values, place, row)
     facts["strips"] = _strips_of(rows[0], rows[1])
     facts["wavelength"] = [float(rows[2].min()), float(rows[2].max())] if facts["row_count"] else []
-    dq, detector = (_scratch(name, facts["row_count"], np.uint32) for name in ("sorted_dq", "sorted_origin"))
-    slices = _scratch("slices", facts["row_count"], np.uint16)
+    dq, detector = (column[: facts["row_count"]].view(np.uint32) for column in (x, y))
+    slices = columns["lambda"].view(np.uint16)[: facts["row_count"]]
     kernels.sort_column(columns["dq"], place, dq)
     kernels.sort_column(columns["origin"], place, detector)
     kernels.number_slices(detector, slices)

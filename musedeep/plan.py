@@ -28,9 +28,9 @@ __all__ = [
 # Resident size of a worker that has loaded everything and done nothing yet (docs/memory.md says how it was
 # measured).
 BASE_BYTES = 240_000_000
-# Columns as they are read (28), x, y, key and whether usable (13), the sorted rows with their integers (30);
-# and a part of an exposure is read with up to a half of other rows around it.
-INGEST_BYTES_PER_ROW = 90
+# Columns as they are read (28), key and whether usable (5), the sorted rows (20); and a part of an exposure
+# is read with up to a half of other rows around it.
+INGEST_BYTES_PER_ROW = 70
 INGEST_FIXED_BYTES = 20_000_000
 # Rows of one part: enough for long runs, small enough for a modest worker. The split never changes a result.
 MOST_ROWS = 8_000_000

@@ -245,11 +245,11 @@ def test_parts_by_wavelength_give_the_same_bits(four, four_maps, tmp_path, monke
 
 
 def test_little_memory_makes_small_parts_and_too_little_is_refused(four, tmp_path):
-    field = make_field(files_of(four), tmp_path, memory="283MB", workers=1)
+    field = make_field(files_of(four), tmp_path, memory="278MB", workers=1)
     assert part_rows(field.settings.run)[0] < 300_000
     ingest_exposures(field)
-    with pytest.raises(MemoryLimitError, match="memory = 280MB: .* needs at least 28[0-9] MB"):
-        ingest_exposures(field.changed(memory="280MB"))
+    with pytest.raises(MemoryLimitError, match="memory = 275MB: .* needs at least 27[0-9] MB"):
+        ingest_exposures(field.changed(memory="275MB"))
 
 
 def test_what_is_there_is_not_done_again(four, tmp_path, monkeypatch):

@@ -5,7 +5,15 @@ import math
 import numpy as np
 from numba import njit
 
-__all__ = ["assign_keys", "find_places", "number_slices", "place_rows", "sort_column", "strip_extents"]
+__all__ = [
+    "assign_keys",
+    "find_places",
+    "number_slices",
+    "place_rows",
+    "sort_column",
+    "strip_extents",
+    "survey_blocks",
+]
 
 _ARCSEC = 180.0 / math.pi * 3600.0
 _TWO_OVER_PI = 2.0 / math.pi
@@ -16,6 +24,7 @@ _FLAGS = {"nnan", "nsz"}  # no NaN is passed where they are set; min and max the
 # Beyond these [Angstrom] a row is broken: no mode of the instrument comes near.
 SHORTEST = 1000.0
 LONGEST = 30000.0
+SURVEY_BLOCK = 1024  # rows whose range of wavelengths is kept
 
 
 @njit(
@@ -143,6 +152,7 @@ def place_rows(xpos, ypos, wavelength, data, variance, matrix, origin, x, y, usa
     origin : (2,) float64 [arcsec]
         Point of the store's plane from which x and y are counted.
     x, y : (n,) float32, out [arcsec]
+        They may be `xpos` and `ypos`.
     usable : (n,) uint8, out
         0 where a coordinate or value is not finite, the variance is negative or the wavelength impossible.
     limits : (6,) float64, in and out
@@ -260,3 +270,33 @@ def strip_extents(x, y, y0, step, lowest, highest):
         b = np.int64((y[r] - y0) / step)
         lowest[b] = min(lowest[b], x[r])
         highest[b] = max(highest[b], x[r])
+
+
+@njit("void(f4[::1], f8, f8, i8, f4[::1], f4[::1], i8[::1])", nogil=True, cache=True, error_model="numpy")
+def survey_blocks(wavelength, begin, length, first, lowest, highest, count):
+    """Wavelength range of every block of rows, and rows of every segment.
+
+    Parameters
+    ----------
+    wavelength : (n,) float32 [Angstrom]
+        Rows of whole blocks; the last may be shorter.
+    begin, length : float [Angstrom]
+        Start and length of the segments.
+    first : int
+        Segment that `count` begins with.
+    lowest, highest : (blocks,) float32, out [Angstrom]
+        Infinite, the lowest above the highest, where a block holds no number.
+    count : (segments,) int64, in and out
+        Rows with a possible wavelength in each segment are added.
+    """
+    size = SURVEY_BLOCK
+    for b in range(lowest.size):
+        block = wavelength[b * size : (b + 1) * size]
+        low, high = np.float32(np.inf), np.float32(-np.inf)
+        for value in block:
+            low = value if value < low else low
+            high = value if value > high else high
+        lowest[b], highest[b] = low, high
+        for value in block:
+            if (value > np.float32(SHORTEST)) & (value < np.float32(LONGEST)):
+                count[np.int64(math.floor((np.float64(value) - begin) / length)) - first] += 1
