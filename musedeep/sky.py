@@ -138,23 +138,24 @@ def smallest_box_angle(plane):
 
 
 def convex_hull(plane):
-    """Vertices (K, 2) of the convex hull of points (M, 2), anticlockwise (monotone chain)."""
-    points = sorted(set(map(tuple, plane.tolist())))
+    """Vertices (K, 2) of the convex hull of points (M, 2), anticlockwise (two monotone chains)."""
+    points = np.unique(plane, axis=0)
     if len(points) < 3:
-        return np.array(points)
-    hull = []
-    for chain in (points, points[::-1]):
-        start = len(hull)
-        for point in chain:
-            while len(hull) - start >= 2 and _turn(hull[-2], hull[-1], point) <= 0:
-                hull.pop()
-            hull.append(point)
-        hull.pop()
-    return np.array(hull)
+        return points
+    return np.concatenate([_lower_chain(points)[:-1], _lower_chain(points[::-1])[:-1]])
 
 
-def _turn(a, b, c):
-    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+def _lower_chain(points):
+    """Those of sorted points that have all others to the left of the way along them."""
+    while len(points) > 2:
+        a, b, c = points[:-2], points[1:-1], points[2:]
+        turn = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
+        # none of them is a corner, whichever others are none: all go at once
+        left = np.concatenate([[True], turn > 0, [True]])
+        if left.all():
+            break
+        points = points[left]
+    return points
 
 
 def eso_positions(phi, theta, ra_deg, dec_deg, first=None):
