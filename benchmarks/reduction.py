@@ -37,10 +37,12 @@ from musedeep.simulate.raw import simulate_raw_exposures
 simulate_raw_exposures(sys.argv[1], **json.loads(sys.argv[2]))
 """
 
+_ONE_THREAD = {"NUMBA_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 _NATIVE = """
-import json, sys
+import atexit, gc, json, sys
 from pathlib import Path
 from musedeep.reduce import native
+atexit.register(gc.freeze)  # as the command does
 job = json.loads(sys.argv[1])
 output, frames = Path(job["output"]), {k: [Path(p) for p in v] for k, v in job["frames"].items()}
 output.mkdir(parents=True, exist_ok=True)
@@ -120,7 +122,7 @@ class Night:
             "tag": tag,
             "skymethod": skymethod,
         }
-        run = measure([sys.executable, "-c", _NATIVE, json.dumps(job)], NUMBA_NUM_THREADS="1")
+        run = measure([sys.executable, "-c", _NATIVE, json.dumps(job)], **_ONE_THREAD)
         if not keep:
             shutil.rmtree(self.product(name))
         return run
