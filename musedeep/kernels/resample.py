@@ -26,13 +26,76 @@ def _share(distance, size, voxel):
     return max(min(0.5 * (size + voxel) - distance, min(size, voxel)), 0.0) / size
 
 
-@njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def _pair(position, size):
-    """Shares of a drop of at most one voxel in the lower and upper of the two voxels that it may touch."""
-    beyond = max(0.5 * (size - 1.0) + abs(position), 0.0) / size
-    # a row from outside the grid, put into its edge, may lie further from that voxel than its drop reaches
-    own = max(min(0.5 * (size + 1.0) - abs(position), size), 0.0) / size
-    return (beyond, own) if position < 0.0 else (own, beyond)
+# Rows are drizzled in batches: shares and places are computed by loops over all rows of a batch, which the
+# compiler turns into vector code.
+_BATCH = 256
+_SKIPPED, _AT_BORDER = -1, -2
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _pairs(position, size, lower, upper):
+    """Shares of drops of at most one voxel in the lower and upper of the two voxels that they may touch."""
+    for r in range(position.size):
+        f = np.float64(position[r])
+        beyond = max(0.5 * (size - 1.0) + abs(f), 0.0) / size
+        # a row from outside the grid, put into its edge, may lie further from it than its drop reaches
+        own = max(min(0.5 * (size + 1.0) - abs(f), size), 0.0) / size
+        lower[r] = beyond if f < 0.0 else own
+        upper[r] = own if f < 0.0 else beyond
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _pairs_of_planes(position, plane, size, centres, widths, table, lower, upper):
+    """The same in wavelength, with planes of any width; ``table`` is scratch."""
+    most = widths.size - 1
+    lam, centre_a, centre_b, width_a, width_b = table[0], table[1], table[2], table[3], table[4]
+    for r in range(position.size):
+        k = np.int64(plane[r])
+        lam[r] = position[r] + centres[np.uint64(k)]
+        k -= position[r] < 0.0
+        a, b = np.uint64(max(k, 0)), np.uint64(min(k + 1, most))
+        centre_a[r], centre_b[r], width_a[r], width_b[r] = centres[a], centres[b], widths[a], widths[b]
+        # beyond the planes of the box there is none
+        if k < 0:
+            width_a[r] = -np.inf
+        if k >= most:
+            width_b[r] = -np.inf
+    for r in range(position.size):
+        lower[r] = _share(abs(centre_a[r] - lam[r]), size, width_a[r])
+        upper[r] = _share(abs(centre_b[r] - lam[r]), size, width_b[r])
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _lowest_voxels(cell, plane, x, y, z, state, bits, halo, shape, voxel):
+    """Place of the lowest of the eight voxels of each row; or that it is skipped, or touches the border."""
+    mask = np.int32((1 << bits) - 1)
+    shift = np.int32(bits)
+    hk, hj = np.int32(halo[0]), np.int32(halo[1])
+    nk, nj, ni = np.int32(shape[0]), np.int32(shape[1]), np.int32(shape[2])
+    for r in range(voxel.size):
+        c = cell[r]
+        k = np.int32(plane[r]) - hk - np.int32(z[r] < 0.0)
+        j = (c >> shift) - hj - np.int32(y[r] < 0.0)
+        i = (c & mask) - hj - np.int32(x[r] < 0.0)
+        inside = (i >= 0) & (i < ni - 1) & (j >= 0) & (j < nj - 1) & (k >= 0) & (k < nk - 1)
+        near = (i >= -1) & (i < ni) & (j >= -1) & (j < nj) & (k >= -1) & (k < nk) & (state[r] == 0)
+        outside = _AT_BORDER if near else _SKIPPED
+        at = (np.int64(k) * shape[1] + np.int64(j)) * shape[2] + np.int64(i)
+        voxel[r] = at if inside & near else outside
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _add_at_border(k, j, i, shares, value, variance, word, bit, sums, seen):
+    """Add a row to those of its eight voxels that there are."""
+    for a in range(2):
+        for b in range(2):
+            w = shares[4 + a] * shares[2 + b]
+            for c in range(2):
+                inside = (
+                    0 <= k + a < sums.shape[0] and 0 <= j + b < sums.shape[1] and 0 <= i + c < sums.shape[2]
+                )
+                if inside and w * shares[c] != 0.0:
+                    _add(sums, seen, k + a, j + b, i + c, word, bit, w * shares[c], value, variance)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -41,9 +104,9 @@ def spread_drizzle(
 ):
     """Drizzle rows: each voxel gets the share of the drop's volume that lies in it.
 
-    For drops of at most one voxel, which touch one or two voxels along each axis. All eight are always added
-    to, some of them nothing: whether a drop leaves its voxel is a toss-up, and wrongly predicted branches
-    cost more than the sums.
+    For drops of at most one voxel, which touch one or two voxels along each axis. Both voxels along x are
+    always added to, one of them perhaps nothing: whether a drop leaves its voxel is a toss-up, and wrongly
+    predicted branches cost more than the sums. Rows that follow each other lie alike in y or wavelength.
 
     Parameters
     ----------
@@ -60,71 +123,98 @@ def spread_drizzle(
     seen : (words, planes, rows, columns) uint64, in and out
         One bit per exposure.
     """
-    nk, nj, ni = sums.shape[0], sums.shape[1], sums.shape[2]
-    flat = sums.reshape(nk * nj * ni * 3)
-    marks = seen.reshape(seen.shape[0], nk * nj * ni)
-    mask = (1 << bits) - 1
-    hk, hj = halo[0], halo[1]
-    dz = drop[2]
-    weighted = payload.shape[0] > 5
-    nothing = np.uint64(0)
+    voxel, shares, table = np.empty(_BATCH, np.int64), np.empty((6, _BATCH)), np.empty((5, _BATCH))
     for q in range(ranges.shape[0]):
-        for r in range(ranges[q, 0], ranges[q, 1]):
-            if state[r] != 0:
-                continue
-            row_weight = weights[owner[r]]
-            if weighted:
-                row_weight *= payload[5, r]
-            fx, fy, fz = np.float64(payload[0, r]), np.float64(payload[1, r]), np.float64(payload[2, r])
-            k = np.int64(plane[r])
-            lam = fz + centres[k]
-            # the lower of the two voxels along each axis, which is the row's own one or the one before
-            k -= fz < 0.0
-            j = np.int64(cell[r] >> bits) - hj - (fy < 0.0)
-            i = np.int64(cell[r] & mask) - hj - (fx < 0.0)
-            if not (-1 <= i < ni and -1 <= j < nj and -1 <= k - hk < nk):
-                continue
-            x0, x1 = _pair(fx, drop[0])
-            y0, y1 = _pair(fy, drop[1])
-            z0 = _share(abs(centres[k] - lam), dz, widths[k]) * row_weight if k >= 0 else 0.0
-            z1 = (
-                _share(abs(centres[k + 1] - lam), dz, widths[k + 1]) * row_weight
-                if k + 1 < widths.size
-                else 0.0
+        first = ranges[q, 0]
+        while first < ranges[q, 1]:
+            last = first + 1
+            end = min(first + _BATCH, ranges[q, 1])
+            while last < end and owner[last] == owner[first]:
+                last += 1
+            x, y, z = payload[0, first:last], payload[1, first:last], payload[2, first:last]
+            _pairs(x, drop[0], shares[0], shares[1])
+            _pairs(y, drop[1], shares[2], shares[3])
+            _pairs_of_planes(z, plane[first:last], drop[2], centres, widths, table, shares[4], shares[5])
+            weight = weights[owner[first]]
+            for r in range(last - first):
+                own = weight * payload[5, first + r] if payload.shape[0] > 5 else weight
+                shares[4, r] *= own
+                shares[5, r] *= own
+            _lowest_voxels(
+                cell[first:last],
+                plane[first:last],
+                x,
+                y,
+                z,
+                state[first:last],
+                bits,
+                halo,
+                sums.shape[:3],
+                voxel[: last - first],
             )
-            k -= hk
-            value = np.float64(payload[3, r])
-            variance = np.float64(payload[4, r])
-            mark = marks[owner[r] >> 6]
-            bit = np.uint64(1) << np.uint64(owner[r] & 63)
-            if 0 <= i < ni - 1 and 0 <= j < nj - 1 and 0 <= k < nk - 1:
-                for a in range(2):
-                    for b in range(2):
-                        w = (z1 if a else z0) * (y1 if b else y0)
-                        v = ((k + a) * nj + j + b) * ni + i
-                        w0 = w * x0
-                        w1 = w * x1
-                        at = 3 * v
-                        flat[at] += w0
-                        flat[at + 1] += w0 * value
-                        flat[at + 2] += w0 * w0 * variance
-                        flat[at + 3] += w1
-                        flat[at + 4] += w1 * value
-                        flat[at + 5] += w1 * w1 * variance
-                        mark[v] |= bit if w0 != 0.0 else nothing
-                        mark[v + 1] |= bit if w1 != 0.0 else nothing
-            else:
-                for a in range(2):
-                    for b in range(2):
-                        w = (z1 if a else z0) * (y1 if b else y0)
-                        for c in range(2):
-                            if 0 <= k + a < nk and 0 <= j + b < nj and 0 <= i + c < ni:
-                                v = ((k + a) * nj + j + b) * ni + i + c
-                                w0 = w * (x1 if c else x0)
-                                flat[3 * v] += w0
-                                flat[3 * v + 1] += w0 * value
-                                flat[3 * v + 2] += w0 * w0 * variance
-                                mark[v] |= bit if w0 != 0.0 else nothing
+            _add_batch(
+                cell,
+                plane,
+                payload,
+                owner[first],
+                first,
+                bits,
+                halo,
+                voxel[: last - first],
+                shares,
+                sums,
+                seen,
+            )
+            first = last
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _add_batch(cell, plane, payload, owner, first, bits, halo, voxel, shares, sums, seen):
+    """Add rows of one exposure, from the row ``first`` on, to their voxels."""
+    nj, ni = np.uint64(sums.shape[1]), np.uint64(sums.shape[2])
+    size = sums.shape[0] * sums.shape[1] * sums.shape[2]
+    # unsigned, an index is taken as it is
+    one, two, three = np.uint64(1), np.uint64(2), np.uint64(3)
+    word, bit = np.int64(owner >> 6), one << np.uint64(owner & 63)
+    flat, marks = sums.reshape(3 * size), seen.reshape(seen.size)[word * size : (word + 1) * size]
+    nothing = np.uint64(0)
+    values, variances = payload[3, first : first + voxel.size], payload[4, first : first + voxel.size]
+    for r in range(voxel.size):
+        if voxel[r] < 0:
+            if voxel[r] == _AT_BORDER:
+                n = first + r
+                k = np.int64(plane[n]) - halo[0] - (payload[2, n] < 0.0)
+                j = np.int64(cell[n] >> bits) - halo[1] - (payload[1, n] < 0.0)
+                i = np.int64(cell[n] & ((1 << bits) - 1)) - halo[1] - (payload[0, n] < 0.0)
+                _add_at_border(k, j, i, shares[:, r], values[r], variances[r], word, bit, sums, seen)
+            continue
+        value, variance = np.float64(values[r]), np.float64(variances[r])
+        base = np.uint64(voxel[r])
+        x0, x1, y0, y1, z0, z1 = (
+            shares[0, r],
+            shares[1, r],
+            shares[2, r],
+            shares[3, r],
+            shares[4, r],
+            shares[5, r],
+        )
+        for a in range(2):
+            for b in range(2):
+                w = (z1 if a else z0) * (y1 if b else y0)
+                if w == 0.0:
+                    continue
+                v = base + (np.uint64(a) * nj + np.uint64(b)) * ni
+                w0, w1 = w * x0, w * x1
+                at = three * v
+                flat[at] += w0
+                flat[at + one] += w0 * value
+                flat[at + two] += w0 * w0 * variance
+                at += three
+                flat[at] += w1
+                flat[at + one] += w1 * value
+                flat[at + two] += w1 * w1 * variance
+                marks[v] |= bit if w0 != 0.0 else nothing
+                marks[v + one] |= bit if w1 != 0.0 else nothing
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
