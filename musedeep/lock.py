@@ -21,20 +21,22 @@ _UNKNOWN = {"pid": "unknown", "host": "unknown", "started": "just now"}
 
 
 @contextmanager
-def run_lock(path):
-    """Hold the lock of a field for the time of a ``with`` block.
+def run_lock(path, what="this field"):
+    """Hold the lock of a field, or of another folder, for the time of a ``with`` block.
 
     Parameters
     ----------
     path : Path
         The lock file; it is there only while the lock is held.
+    what : str
+        What it locks, for the message.
 
     Raises
     ------
     UsageError
         Another run holds it; the message says which.
     """
-    descriptor = _take(path)
+    descriptor = _take(path, what)
     released = threading.Event()
     renewing = threading.Thread(target=_renew, args=(path, released), daemon=True)
     renewing.start()
@@ -72,7 +74,7 @@ def holder_of(path):
     return holder if age < _GONE_SECONDS else None
 
 
-def _take(path):
+def _take(path, what):
     """Lock the file and write into it who holds it; its open descriptor."""
     while True:
         try:
@@ -80,7 +82,7 @@ def _take(path):
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error.strerror}; its folder must be writable") from error
         try:
-            _lock_or_refuse(path, descriptor)
+            _lock_or_refuse(path, descriptor, what)
             # The former holder may have removed the file after it was opened here.
             if path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:
                 _sign(descriptor)
@@ -91,23 +93,23 @@ def _take(path):
         os.close(descriptor)
 
 
-def _lock_or_refuse(path, descriptor):
+def _lock_or_refuse(path, descriptor, what):
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise _taken(holder_of(path) or _UNKNOWN) from None
+        raise _taken(what, holder_of(path) or _UNKNOWN) from None
     except OSError:
         # A file system without locks: what stands in the file has to do.
         pass
     holder = holder_of(path)
     if holder is not None and holder is not _UNKNOWN:
-        raise _taken(holder)
+        raise _taken(what, holder)
 
 
-def _taken(holder):
+def _taken(what, holder):
     return UsageError(
-        f"another run works on this field: process {holder['pid']} on {holder['host']}, since "
-        f"{holder['started']}; wait for it, or stop it (see `musedeep status`)"
+        f"another run works on {what}: process {holder['pid']} on {holder['host']}, since "
+        f"{holder['started']}; wait for it, or stop it"
     )
 
 

@@ -178,7 +178,7 @@ def reduce_exposures(
     output.mkdir(parents=True, exist_ok=True)
     stopping(go_on=True)
     with ExitStack() as stack:
-        stack.enter_context(run_lock(output / ".lock"))
+        stack.enter_context(run_lock(output / ".lock", output))
         stack.enter_context(log_to(output / "log"))
         if client is None:
             client = stack.enter_context(connect(cluster, workers=workers, folder=output / ".cluster"))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from musedeep.errors import InputError, UsageError
+from musedeep.lock import run_lock
 from musedeep.select.candidates import candidates_of
 from musedeep.select.datasets import case_of, split_target
 from musedeep.select.facts import describe_dataset
@@ -141,9 +142,28 @@ def select_exposures(paths=(), output=None, *, accept=(), progress=None, **chang
     InputError
         No exposure was found, or a table cannot be read.
     UsageError
-        A setting or an override is not allowed, or the folder cannot be written.
+        A setting or an override is not allowed, the folder cannot be written, or another selection works on
+        it.
     """
-    folder = Path(output).expanduser().absolute() if output is not None else None
+    if output is None:
+        return _select(paths, None, accept, progress, changes)
+    folder = Path(output).expanduser().absolute()
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cannot make {folder}: {error.strerror}; choose a folder that you may write"
+        ) from error
+    try:
+        with run_lock(folder / "select.lock", folder):
+            return _select(paths, folder, accept, progress, changes)
+    finally:
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _select(paths, folder, accept, progress, changes):
     settings = (read_thresholds(folder / "select.toml") if folder else Thresholds()).changed(**changes)
     overrides = read_overrides(_overrides_path(settings, folder))
     notes = read_notes(settings.grades, settings.nightlog, settings.known_bad)

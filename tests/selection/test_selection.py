@@ -11,8 +11,9 @@ from frames import arcfile_of, date_of, east, groups, select, write_frame
 
 import musedeep as md
 from musedeep.cli import _main
-from musedeep.errors import UsageError
+from musedeep.errors import InputError, UsageError
 from musedeep.field import open_field
+from musedeep.lock import run_lock
 from musedeep.select import select_exposures
 from musedeep.simulate import simulate_exposures
 from musedeep.simulate.archive import simulate_archive
@@ -203,6 +204,25 @@ def test_names_of_fields(tmp_path):
     ]  # fmt: skip
     names = [d.name for d in select(tmp_path, *exposures).datasets]
     assert names == ["field", "n1-e", "n1-n", "ngc-300-j1000-3000", "ngc-300-j1000-3000-2", "udf"]
+
+
+def test_one_selection_at_a_time_works_on_a_folder(tmp_path):
+    write_frame(tmp_path / "raw", 0)
+    fields = tmp_path / "fields"
+    fields.mkdir()
+    with run_lock(fields / "select.lock"):
+        with pytest.raises(UsageError, match=f"another run works on {fields}: process {os.getpid()}"):
+            select_exposures(tmp_path / "raw", fields)
+    assert list(fields.iterdir()) == []
+    select_exposures(tmp_path / "raw", fields)
+    assert (fields / "selection.json").exists() and not (fields / "select.lock").exists()
+
+
+def test_a_selection_of_nothing_leaves_no_folder(tmp_path):
+    (tmp_path / "raw").mkdir()
+    with pytest.raises(InputError, match="no FITS file matches"):
+        select_exposures(tmp_path / "raw", tmp_path / "fields")
+    assert not (tmp_path / "fields").exists()
 
 
 def test_a_broken_memory_of_names_is_told(tmp_path):
