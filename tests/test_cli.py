@@ -50,6 +50,17 @@ def test_version_and_help_come_at_once():
     assert time.monotonic() - began < 1.5
 
 
+def test_no_thread_waits_for_matrices():
+    script = (
+        "import os; from musedeep.cli import _main; _main(['--version']); import numpy; "
+        "print(len(os.listdir('/proc/self/task')))"
+    )
+    environment = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
+    words = [sys.executable, "-c", script]
+    run = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.split()[-1] == "1"
+
+
 @pytest.mark.parametrize("command", ["init", "run", "align"])
 def test_every_setting_is_an_option(musedeep, command):
     code, text, _ = musedeep(command, "--help")
