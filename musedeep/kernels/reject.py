@@ -78,15 +78,23 @@ def judge_guarded(window, first, last, edge, rule, statistics, state, rejected, 
                     continue
                 lowest, highest = low[k - below, j, i], high[k - below, j, i]
                 if quick:
-                    if math.isinf(lowest) or math.isinf(highest):
-                        clean, guess = surely_clean(window, k, j, i, rule, guess)
-                        if clean:
-                            continue
-                    else:
+                    smallest, largest = _extremes_of(window.value, a, b)
+                    if surely_clean(window, k, j, i, rule, smallest, largest, buffers[0]):
+                        continue
+                    if not (math.isinf(lowest) or math.isinf(highest)):
                         guess = 0.5 * (lowest + highest)
                 guess = _judge_cell(
                     window, k, j, i, rule, statistics, state, rejected, bounds, guess, buffers
                 )
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
+def _extremes_of(value, first, last):
+    """Smallest and largest value of some rows."""
+    smallest, largest = value[first], value[first]
+    for r in range(first, last):
+        smallest, largest = min(smallest, value[r]), max(largest, value[r])
+    return smallest, largest
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numba import njit
 
-from .sample import is_wide, own_rows
+from .sample import GAUSSIAN, gather, is_wide, own_rows
 from .select import median
 
 __all__ = [
@@ -173,52 +173,68 @@ def count_values(bins):
     return n
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
-def _counts(value, variance, first, last, low, high):
-    """Values <= low, values <= high, and the smallest variance of a run of rows."""
-    below = np.int32(0)
-    within = np.int32(0)
-    smallest = np.float32(np.inf)
-    for r in range(first, last):
-        below += np.int32(value[r] <= low)
-        within += np.int32(value[r] <= high)
-        smallest = min(smallest, variance[r])
-    return below, within, smallest
+@njit(nogil=True, cache=True, error_model="numpy")
+def _count_steps(values, n, low, step):
+    """Seven levels, so many steps above ``low``, and how many values are not above each of them."""
+    t1, t2, t3 = low + step, low + np.float32(2) * step, low + np.float32(3) * step
+    t4, t5, t6 = low + np.float32(4) * step, low + np.float32(5) * step, low + np.float32(6) * step
+    t7 = low + np.float32(7) * step
+    c1 = c2 = c3 = c4 = c5 = c6 = c7 = np.int32(0)
+    for r in range(n):
+        v = values[r]
+        c1 += np.int32(v <= t1)
+        c2 += np.int32(v <= t2)
+        c3 += np.int32(v <= t3)
+        c4 += np.int32(v <= t4)
+        c5 += np.int32(v <= t5)
+        c6 += np.int32(v <= t6)
+        c7 += np.int32(v <= t7)
+    return (t1, t2, t3, t4, t5, t6, t7), (c1, c2, c3, c4, c5, c6, c7)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def surely_clean(window, k, j, i, rule, guess):
-    """Whether no row of a cell can be an outlier, with levels around a guess of its median; and a better
-    guess."""
+def _count_between(values, n, low, high):
+    total = np.int32(0)
+    for r in range(n):
+        total += np.int32((values[r] >= low) & (values[r] <= high))
+    return total
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def surely_clean(window, k, j, i, rule, lowest, highest, work):
+    """Whether no row of a cell can be an outlier, told from counts within its sample.
+
+    The median is sought around ``lowest`` and ``highest``, the extremes of the cell's own values. If one of
+    these were an outlier, the scale would be small against its distance from the median, and so half of the
+    sample would lie in a narrow range around the median.
+    """
     a, b = own_rows(window, k, j, i)
-    reach = 1 if is_wide(rule.sample, b - a) else 0
-    left, right = max(i - reach, 0), min(i + reach, window.columns - 1)
-    start, value, variance = window.start, window.value, window.variance
-    n = 0
-    for kk in range(max(k - reach, window.first), min(k + reach + 1, window.last)):
-        for jj in range(max(j - reach, 0), min(j + reach + 1, window.rows)):
-            base = ((kk - window.first) * window.rows + jj) << window.bits
-            n += start[base + right + 1] - start[base + left]
+    n = gather(window, k, j, i, is_wide(rule.sample, b - a), window.value, work)
     if n < 3:
-        return False, guess
-    width = math.sqrt(np.float64(variance[a])) * (0.15 + 3.5 / math.sqrt(n))
-    low, high = np.float32(guess - width), np.float32(guess + width)
-    below = 0
-    within = 0
-    smallest = np.float32(np.inf)
-    for kk in range(max(k - reach, window.first), min(k + reach + 1, window.last)):
-        for jj in range(max(j - reach, 0), min(j + reach + 1, window.rows)):
-            base = ((kk - window.first) * window.rows + jj) << window.bits
-            found = _counts(value, variance, start[base + left], start[base + right + 1], low, high)
-            below += found[0]
-            within += found[1]
-            smallest = min(smallest, found[2])
-    if not (2 * below < n and 2 * within >= n + 2):
-        return False, guess
-    better = low + (high - low) * (0.5 * n - below) / (within - below)
-    floor = math.sqrt(np.float64(smallest))
-    clean = True
-    for r in range(a, b):
-        v = np.float64(value[r])
-        clean &= (v - low <= rule.high * floor) & (high - v <= rule.low * floor)
-    return clean, better
+        return False
+    whole = (n + 15) & ~15  # no count has to end with single values
+    work[n:whole] = np.inf
+    extent = highest - lowest
+    bottom, step = lowest - np.float32(0.5) * extent, np.float32(0.25) * extent
+    low, high = -np.inf, np.inf  # between them lie the two middle values
+    for _ in range(2):
+        levels, counts = _count_steps(work, whole, bottom, step)
+        for q in range(7):
+            if 2 * counts[q] < n:
+                low = np.float64(levels[q])
+            if 2 * counts[6 - q] > n:
+                high = np.float64(levels[6 - q])
+        # the scale that would be just enough; all that is rounded is rounded to the safe side
+        reach = max((np.float64(highest) - low) / rule.high, (high - np.float64(lowest)) / rule.low)
+        reach *= 1.00001 / GAUSSIAN
+        margin = 1e-6 * (abs(low) + abs(high) + reach)
+        near = _count_between(
+            work, whole, np.float32(low - reach - margin), np.float32(high + reach + margin)
+        )
+        if 2 * near < n:
+            return True
+        if not math.isfinite(high - low):
+            return False
+        # the rest of the bracket may have been what spoilt it
+        bottom, step = np.float32(low), np.float32((high - low) / 8.0)
+    return False
