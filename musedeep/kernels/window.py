@@ -215,6 +215,22 @@ def locate_rows(
     return at
 
 
+@njit(nogil=True, cache=True, error_model="numpy")
+def _choose_rows(cell, plane, low, high, cells, number, chosen):
+    """Find the rows of planes low <= plane < high in a batch: how many, where, and of all rows the number of
+    the cell, from 1 on."""
+    size, lowest, highest = np.int32(cells), np.int32(low), np.int32(high)
+    for r in range(cell.size):
+        p = np.int32(plane[r])
+        c = (p - lowest) * size + cell[r] + np.int32(1)
+        number[r] = c if (p >= lowest) & (p < highest) else np.int32(0)
+    found = np.uint64(0)
+    for r in range(cell.size):
+        chosen[found] = r
+        found += np.uint64(number[r] > 0)
+    return found
+
+
 @njit(
     "i8(i4[::1], i2[::1], f4[:,::1], u2[::1], i8[:,::1], i8, i8, i8, i4[::1], i8, f4[::1], f4[::1], u2[::1], "
     "i4[::1])",
@@ -233,31 +249,33 @@ def sort_planes(
     that end.
     """
     n = (high - low) * cells
-    for c in range(n + 1):
-        start[c] = 0
+    start[: n + 1] = 0
+    number, chosen = np.empty(_BATCH, np.int32), np.empty(_BATCH, np.int32)
+    # the count of a cell stands where the first place of the next one will be
     for k in range(ranges.shape[0]):
-        for r in range(ranges[k, 0], ranges[k, 1]):
-            p = np.int64(plane[r])
-            if low <= p < high:
-                start[(p - low) * cells + cell[r]] += 1
+        for first in range(ranges[k, 0], ranges[k, 1], _BATCH):
+            last = min(first + _BATCH, ranges[k, 1])
+            found = _choose_rows(cell[first:last], plane[first:last], low, high, cells, number, chosen)
+            for q in range(found):
+                start[np.uint64(number[np.uint64(chosen[q])])] += 1
     at = filled
-    for c in range(n):
+    for c in range(1, n + 1):
         here = start[c]
         start[c] = at
         at += here
-    start[n] = at
     for k in range(ranges.shape[0]):
-        for r in range(ranges[k, 0], ranges[k, 1]):
-            p = np.int64(plane[r])
-            if low <= p < high:
-                c = (p - low) * cells + cell[r]
-                place = start[c]
-                start[c] = place + 1
-                value[place] = payload[3, r]
-                variance[place] = payload[4, r]
-                owner_sorted[place] = owner[r]
-                index[place] = r
-    for c in range(n, 0, -1):
-        start[c] = start[c - 1]
+        for first in range(ranges[k, 0], ranges[k, 1], _BATCH):
+            last = min(first + _BATCH, ranges[k, 1])
+            found = _choose_rows(cell[first:last], plane[first:last], low, high, cells, number, chosen)
+            for q in range(found):
+                r = np.uint64(chosen[q])
+                c = np.uint64(number[r])
+                place = np.uint64(start[c])
+                start[c] += 1
+                row = np.uint64(first) + r  # unsigned, an index is taken as it is
+                value[place] = payload[3, row]
+                variance[place] = payload[4, row]
+                owner_sorted[place] = owner[row]
+                index[place] = row
     start[0] = filled
     return at
