@@ -12,6 +12,7 @@ __all__ = ["Rule", "Statistics", "Window", "exact", "gather", "is_wide", "own_ro
 
 GAUSSIAN = 1.4826  # sigma of a normal distribution over its median absolute deviation
 AUTO_DEPTH = 16  # from this many rows on, the own voxel is a good enough sample
+_EIGHT = np.uint64(8)
 
 
 class Window(NamedTuple):
@@ -105,19 +106,29 @@ def is_wide(sample, depth):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def gather(window, k, j, i, wide, column, out):
-    """Copy one column of the rows of a sample to ``out``; returns how many."""
+    """Copy one column of the rows of a sample to ``out``; returns how many.
+
+    Up to seven values more are written, whatever they are.
+    """
     reach = 1 if wide else 0
     left, right = max(i - reach, 0), min(i + reach, window.columns - 1)
     start = window.start  # taken out of a tuple, an array costs more than a look into it
-    n = 0
+    n = np.uint64(0)  # unsigned, an index is taken as it is
     for kk in range(max(k - reach, window.first), min(k + reach + 1, window.last)):
         for jj in range(max(j - reach, 0), min(j + reach + 1, window.rows)):
             base = ((kk - window.first) * window.rows + jj) << window.bits
-            run = column[start[base + left] : start[base + right + 1]]
-            for r in range(run.size):
-                out[n + r] = run[r]
-            n += run.size
-    return n
+            a, b = np.uint64(start[base + left]), np.uint64(start[base + right + 1])
+            whole = (b - a + _EIGHT - np.uint64(1)) // _EIGHT * _EIGHT
+            if a + whole <= np.uint64(column.size):
+                # eight at once, however many there are: loops over so few values cost more than copying them
+                for r in range(np.uint64(0), whole, _EIGHT):
+                    for q in range(8):
+                        out[n + r + np.uint64(q)] = column[a + r + np.uint64(q)]
+            else:
+                for r in range(b - a):
+                    out[n + r] = column[a + r]
+            n += b - a
+    return np.int64(n)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

@@ -7,8 +7,6 @@ from numba import njit
 
 __all__ = ["median", "median_absolute_deviation", "sort_few"]
 
-_FLAGS = {"nnan", "nsz"}  # no NaN is ever passed in; this lets min and max run as vectors
-
 
 @njit("i8(f4[::1], i8, f4)", nogil=True, cache=True, error_model="numpy")
 def _count_up_to(a, n, t):
@@ -18,28 +16,37 @@ def _count_up_to(a, n, t):
     return np.int64(total)
 
 
-@njit("UniTuple(f4, 2)(f4[::1], i8)", nogil=True, cache=True, error_model="numpy", fastmath=_FLAGS)
+@njit("i4(i4)", nogil=True, cache=True, inline="always")
+def _ordered(bits):
+    """Integer that orders as the float32 of these bits, and back: the compiler turns loops that look for
+    extremes of integers into vector code, those for floats not."""
+    return bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
+
+
+@njit("UniTuple(f4, 2)(f4[::1], i8)", nogil=True, cache=True, error_model="numpy")
 def _extremes(a, n):
-    low = a[0]
-    high = a[0]
+    bits = a.view(np.int32)
+    low = _ordered(bits[0])
+    high = low
     for i in range(n):
-        low = min(low, a[i])
-        high = max(high, a[i])
-    return low, high
+        v = _ordered(bits[i])
+        low = min(low, v)
+        high = max(high, v)
+    return np.int32(_ordered(low)).view(np.float32), np.int32(_ordered(high)).view(np.float32)
 
 
-@njit(
-    "UniTuple(f4, 2)(f4[::1], i8, f4, f4, f4)", nogil=True, cache=True, error_model="numpy", fastmath=_FLAGS
-)
+@njit("UniTuple(f4, 2)(f4[::1], i8, f4, f4, f4)", nogil=True, cache=True, error_model="numpy")
 def _around(a, n, t, low, high):
     """Largest value <= t and smallest value > t (``low`` and ``high`` bound all values)."""
-    below = low
-    above = high
+    bits = a.view(np.int32)
+    lowest, highest = _ordered(np.float32(low).view(np.int32)), _ordered(np.float32(high).view(np.int32))
+    below, above = lowest, highest
     for i in range(n):
-        v = a[i]
-        below = max(below, v if v <= t else low)
-        above = min(above, v if v > t else high)
-    return below, above
+        v = _ordered(bits[i])
+        inside = a[i] <= t
+        below = max(below, v if inside else lowest)
+        above = min(above, highest if inside else v)
+    return np.int32(_ordered(below)).view(np.float32), np.int32(_ordered(above)).view(np.float32)
 
 
 @njit("void(f4[::1], i8)", nogil=True, cache=True, error_model="numpy")
