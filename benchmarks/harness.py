@@ -18,6 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 __all__ = [
+    "ROWS_PER_ARCSEC2_ANGSTROM",
+    "STAGES",
     "Measured",
     "Report",
     "carry_out",
@@ -26,14 +28,30 @@ __all__ = [
     "measure",
     "megabytes",
     "musedeep",
+    "offsets_of",
     "repeated",
     "row_count",
+    "run_stages",
     "simulated",
+    "start_up",
     "warm_up",
 ]
 
+STAGES = ("ingest", "combine", "products")
 # Rows that the instrument takes of a square arcsecond in an Angstrom: 25 spaxels, 0.8 planes.
 ROWS_PER_ARCSEC2_ANGSTROM = 20.0
+
+# Offsets of repeated exposures: of each date the row of the exposure that it is a copy of.
+_OFFSETS = """
+import json, sys
+from astropy.table import Table
+old, new, dates = Table.read(f"{sys.argv[1]}/OFFSET_LIST.fits"), sys.argv[2], json.loads(sys.argv[3])
+table = old[list(dates.values())]
+table["DATE_OBS"] = list(dates)
+table.remove_column("MJD_OBS")
+table.meta.clear()
+table.write(f"{new}/OFFSET_LIST.fits", overwrite=True)
+"""
 
 
 @dataclass(frozen=True)
@@ -149,6 +167,7 @@ def repeated(files, number, folder, first=0):
     number : int
         Of copies in all.
     folder : Path
+        Its ``OFFSET_LIST.fits`` tells the offsets of the copies that this call made.
     first : int
         Number of copies that are there already, of other files.
 
@@ -157,18 +176,25 @@ def repeated(files, number, folder, first=0):
     list of Path
     """
     folder.mkdir(parents=True, exist_ok=True)
-    made = []
+    made, dates = [], {}
     for n in range(first, first + number):
         path = folder / f"PIXTABLE_REDUCED_{n + 1:04d}.fits"
+        date = f"2015-01-{1 + n // 1440:02d}T{n // 60 % 24:02d}:{n % 60:02d}:00.000"
         made.append(path)
-        if path.exists():
-            continue
-        raw = bytearray(files[(n - first) * len(files) // number].read_bytes())
-        card = raw.index(b"DATE-OBS=")
-        date = raw.index(b"'", card) + 1
-        raw[date : date + 23] = f"2015-01-{1 + n // 1440:02d}T{n // 60 % 24:02d}:{n % 60:02d}:00.000".encode()
-        path.write_bytes(raw)
+        origin = files[(n - first) * len(files) // number]
+        dates[date] = files.index(origin)
+        if not path.exists():
+            raw = bytearray(origin.read_bytes())
+            place = raw.index(b"'", raw.index(b"DATE-OBS=")) + 1
+            raw[place : place + 23] = date.encode()
+            path.write_bytes(raw)
+    measure([sys.executable, "-c", _OFFSETS, files[0].parent, folder, json.dumps(dates)])
     return made
+
+
+def offsets_of(files):
+    """Words of a command that name the offset list beside simulated or repeated exposures."""
+    return ["--offsets", files[0].parent / "OFFSET_LIST.fits"]
 
 
 def row_count(files):
@@ -184,6 +210,44 @@ def megabytes(memory):
     """A size such as 500MB or 1GB in MB."""
     number, unit = re.fullmatch(r"([0-9.]+)(MB|GB)", memory).groups()
     return float(number) * {"MB": 1.0, "GB": 1000.0}[unit]
+
+
+def run_stages(files, folder, *words, stages=STAGES):
+    """Make a field and run its stages one after the other, each in a process of its own.
+
+    Parameters
+    ----------
+    files : list of Path
+        Simulated or repeated exposures, with their offset list beside them.
+    folder : Path
+        Of the field.
+    *words
+        Options of ``musedeep init``, such as ``--memory 4GB``.
+    stages : sequence of str
+
+    Returns
+    -------
+    dict of str to dict
+        Of every stage ``cpu`` and ``wall`` [s], ``peak`` [bytes] and its own ``facts``.
+    """
+    measure(["rm", "-rf", folder])
+    musedeep("init", *files, "-o", folder, "--assess", "off", *offsets_of(files), *words)
+    found = {}
+    for stage in stages:
+        run = musedeep(stage, folder, "--quiet", "--json")
+        facts = json.loads(run.output)["stages"][0]["facts"]
+        found[stage] = {"cpu": run.cpu, "wall": run.seconds, "peak": run.peak_bytes, "facts": facts}
+    return found
+
+
+def start_up(folder, *words, stages=STAGES, repeat=2):
+    """CPU seconds that each stage takes with next to nothing to do: two exposures of five thousand rows.
+
+    Kernels are loaded in it, unlike in a stage that finds all its work done.
+    """
+    files = simulated(folder / "warm", 2, 5e3, field_arcsec=6.0)
+    runs = [run_stages(files, folder / "warm-start", *words, stages=stages) for _ in range(repeat)]
+    return {stage: min(run[stage]["cpu"] for run in runs) for stage in stages}
 
 
 def warm_up(folder):
@@ -273,6 +337,7 @@ class Report:
         self.command = " ".join(["python", *sys.argv])
         self.before = machine()
         self.rows = []
+        self.figures = []
         self.notes = []
         self.failed = False
 
@@ -291,6 +356,30 @@ class Report:
         self.failed = True
         self.note(f"**Failed:** {text}")
 
+    def hold(self, figure, found, unit="", at_most=None, at_least=None):
+        """Hold a figure against what is wanted of it; fails where it is missed.
+
+        Parameters
+        ----------
+        figure : str
+            What it is, in words that are understood without the rest of the report.
+        found : float
+        unit : str
+        at_most, at_least : float, optional
+            One of them.
+        """
+        least = at_least is not None
+        limit = at_least if least else at_most
+        wanted, told = f"{'>=' if least else '<='} {limit:g} {unit}".strip(), f"{found:.3g} {unit}".strip()
+        # how many times better than wanted, for the drawing of the suite
+        margin = found / limit if least else limit / found
+        reached = "yes" if margin >= 1.0 else "no"
+        self.figures.append(
+            {"figure": figure, "wanted": wanted, "found": told, "reached": reached, "margin": margin}
+        )
+        if reached == "no":
+            self.fail(f"{figure}: {told}, but {wanted} is wanted.")
+
     def markdown(self):
         """The whole as Markdown."""
         names = list(dict.fromkeys(name for row in self.rows for name in row))
@@ -299,6 +388,10 @@ class Report:
         lines += ["| " + " | ".join(_text(row.get(name, "")) for name in names) + " |" for row in self.rows]
         after = [round(value, 2) for value in os.getloadavg()]
         facts = self.before | {"load before": self.before["load"], "load after": after}
+        lines += [""] if self.figures else []
+        for row in self.figures:
+            words = "reached" if row["reached"] == "yes" else "missed"
+            lines.append(f"- {row['figure']}: {row['found']}; {row['wanted']} is wanted: {words}")
         lines += ["", *self.notes, "", ", ".join(f"{k} {v}" for k, v in facts.items() if k != "load")]
         return "\n".join(lines) + "\n"
 
@@ -323,6 +416,7 @@ class Report:
             facts = {"title": self.title, "command": self.command, "machine": self.before}
             facts |= {
                 "rows": [{k: _plain(v) for k, v in row.items()} for row in self.rows],
+                "figures": self.figures,
                 "notes": self.notes,
             }
             path.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")

@@ -5,12 +5,12 @@
 
 The limits are measured right before what is compared with them: reading, writing and copying bytes, swapping
 their order, and adding to eight voxels in the cache. The stages run as processes of their own (user plus
-system time; what each takes with nothing to do is its start-up, listed apart). The kernels are timed within
-one process, on the rows of the largest field. ``fraction_of_limit`` is the time of the larger of two limits
-(each row read once and each voxel written once; the least arithmetic on all cores) over the wall time.
+system time; what each takes with next to nothing to do is its start-up, listed apart). The kernels are timed
+within one process, on the rows of the largest field. ``fraction_of_limit`` is the time of the larger of two
+limits (each row read once and each voxel written once; the least arithmetic on all cores) over the wall time.
 
-The cost model is a start-up and a time a row for each stage, fitted to all numbers of exposures but the
-largest, which it then has to predict. With ``--output NAME`` there are NAME.md, NAME.json and NAME.png.
+`model.py` fits a cost model and predicts large fields. With ``--output NAME`` there are NAME.md, NAME.json
+and NAME.png.
 """
 
 import json
@@ -24,17 +24,18 @@ from harness import (
     carry_out,
     command_line,
     measure,
-    musedeep,
     repeated,
     row_count,
+    run_stages,
     simulated,
+    start_up,
     warm_up,
 )
 
-STAGES = ("ingest", "combine", "products")
 BYTES_READ, BYTES_WRITTEN = 24, 8  # of a row, and of a voxel
-FULL_ROWS, FULL_EXPOSURES = 3.3e8, 275
 DISTINCT = 8
+# What is wanted: core-nanoseconds a row, and the share of the limit that the largest field reaches.
+INGEST_TARGET, LIMIT_TARGET = 60.0, 0.45
 
 _KERNELS = """
 import functools, json, shutil, sys, time
@@ -162,19 +163,6 @@ def limits(folder, report):
     return found
 
 
-def run_stages(files, folder, options, workers):
-    """CPU and wall seconds of every stage and of its start-up; dict of stage to dict."""
-    words = ["--memory", options.memory, "--workers", str(workers), "--overwrite", "--assess", "off"]
-    offsets = ["--offsets", str(options.truth)]
-    musedeep("init", *files, "-o", folder, *words, *offsets)
-    found = {}
-    for stage in STAGES:
-        work = musedeep(stage, folder, "--quiet")
-        again = musedeep(stage, folder, "--quiet")
-        found[stage] = {"cpu": work.cpu, "wall": work.seconds, "start": again.cpu, "peak": work.peak_bytes}
-    return found
-
-
 def voxel_count(folder):
     """Voxels of the cube of a field."""
     code = "import sys, musedeep; print(musedeep.open_cube(sys.argv[1]).flux.size)"
@@ -186,7 +174,7 @@ def measure_stages(options, folder, report, limit):
     distinct = simulated(
         folder / "distinct", min(DISTINCT, max(options.exposures)), options.rows, options.field
     )
-    options.truth = distinct[0].parent / "OFFSET_LIST.fits"
+    starts = start_up(folder, "--memory", options.memory, "--workers", "1", repeat=options.repeat)
     cases = [(number, 1) for number in sorted(options.exposures)]
     cases.append((max(options.exposures), os.cpu_count()))
     runs = []
@@ -195,7 +183,7 @@ def measure_stages(options, folder, report, limit):
         if number > len(distinct):
             files = repeated(distinct, number, folder / f"exposures{number}")
         place = folder / f"field{number}-{workers}"
-        stages = run_stages(files, place, options, workers)
+        stages = run_stages(files, place, "--memory", options.memory, "--workers", str(workers))
         rows, voxels = row_count(files), voxel_count(place)
         runs.append({"number": number, "workers": workers, "rows": rows, "stages": stages, "folder": place})
         for stage, took in stages.items():
@@ -204,65 +192,29 @@ def measure_stages(options, folder, report, limit):
                 name=stage,
                 exposures=number,
                 threads=workers,
-                value=(took["cpu"] - took["start"]) / rows * 1e9,
+                value=(took["cpu"] - starts[stage]) / rows * 1e9,
                 unit="ns/row",
                 wall_ns=took["wall"] / rows * 1e9,
-                start_s=took["start"],
+                start_s=starts[stage],
                 peak_MB=took["peak"] / 1e6,
             )
         wall = sum(took["wall"] for took in stages.values())
         size = BYTES_READ * rows + BYTES_WRITTEN * voxels
         least = max(size / limit["read_GB_s"] / 1e9, rows * limit["floor_ns"] * 1e-9 / workers)
+        runs[-1] |= {
+            "fraction": least / wall,
+            "ingest_ns": (stages["ingest"]["cpu"] - starts["ingest"]) / rows * 1e9,
+        }
         report.add(
             what="end to end", name="fraction_of_limit", exposures=number, threads=workers, value=least / wall
         )
     return runs
 
 
-def measure_kernels(run, report):
-    """CPU time a row of every kernel, on a field whose stages were run; dict."""
+def kernel_times(run):
+    """CPU nanoseconds a row of every kernel, on a field whose stages were run; dict, longest first."""
     took = json.loads(measure([sys.executable, "-c", _KERNELS, run["folder"]]).output)
-    took = {name: value / run["rows"] for name, value in sorted(took.items(), key=lambda item: -item[1])}
-    for name, value in took.items():
-        report.add(what="kernel", name=name, value=value, unit="ns/row", exposures=run["number"], threads=1)
-    return took
-
-
-def fit(runs, stage):
-    """Start-up [s] and CPU time a row [s] of a stage, by least squares of the relative error."""
-    points = [(run["rows"], run["stages"][stage]["cpu"]) for run in runs]
-    if len(points) == 1:
-        start = runs[0]["stages"][stage]["start"]
-        return start, max(points[0][1] - start, 0.0) / points[0][0]
-    weights = [1.0 / cpu**2 for _, cpu in points]
-    total = sum(weights)
-    x = sum(w * rows for w, (rows, _) in zip(weights, points, strict=True)) / total
-    y = sum(w * cpu for w, (_, cpu) in zip(weights, points, strict=True)) / total
-    products = [(w, rows - x, cpu - y) for w, (rows, cpu) in zip(weights, points, strict=True)]
-    slope = sum(w * a * b for w, a, b in products) / sum(w * a * a for w, a, _ in products)
-    return y - slope * x, slope
-
-
-def predict(runs, report, limit):
-    """Fit the cost model, hold it against the largest field, and say what it means for a large one."""
-    single = [run for run in runs if run["workers"] == 1]
-    known, held_out = single[:-1] or single, single[-1]
-    model = {stage: fit(known, stage) for stage in STAGES}
-    told = sum(start + slope * held_out["rows"] for start, slope in model.values())
-    found = sum(took["cpu"] for took in held_out["stages"].values())
-    report.add(what="model", name="predicted over measured", exposures=held_out["number"], value=told / found)
-    rows = FULL_ROWS * FULL_EXPOSURES
-    cpu = sum(model[stage][1] for stage in ("ingest", "combine")) * rows
-    stored = 14.0  # bytes of a row in the pixel store
-    for cores, read in ((2, limit["read_GB_s"] * 1e9), (64, 1e10), (1024, 1e10)):
-        io = ((BYTES_READ + 2 * stored) * rows) / read
-        report.add(
-            what="model",
-            name=f"{FULL_EXPOSURES} full exposures, {cores} cores, {read / 1e9:.1f} GB/s",
-            value=max(cpu / cores, io) / 3600,
-            unit="h",
-        )
-    return model
+    return {name: value / run["rows"] for name, value in sorted(took.items(), key=lambda item: -item[1])}
 
 
 def draw(path, kernels, limit):
@@ -296,8 +248,16 @@ def measure_all(options, folder):
     report = Report("Where the time goes")
     limit = limits(folder, report)
     runs = measure_stages(options, folder, report, limit)
-    kernels = measure_kernels(runs[-2], report)
-    predict(runs, report, limit)
+    kernels = kernel_times(runs[-2])
+    for name, value in kernels.items():
+        report.add(
+            what="kernel", name=name, value=value, unit="ns/row", exposures=runs[-2]["number"], threads=1
+        )
+    where = f"N = {runs[-1]['number']}"
+    figure = f"ingest, {where}, CPU time a row after start-up"
+    report.hold(figure, runs[-2]["ingest_ns"], "core-ns", at_most=INGEST_TARGET)
+    figure = f"fraction_of_limit, end to end, {where}, {runs[-1]['workers']} threads"
+    report.hold(figure, runs[-1]["fraction"], at_least=LIMIT_TARGET)
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         draw(options.output.with_suffix(".png"), kernels, limit)
@@ -312,6 +272,7 @@ def main():
     parser.add_argument("--rows", type=float, default=1.5e6, help="of an exposure")
     parser.add_argument("--field", type=float, default=24.0, help="side of the field in arcsec")
     parser.add_argument("--memory", default="4GB")
+    parser.add_argument("--repeat", type=int, default=2, help="measurements of the start-up")
     carry_out(parser, measure_all)
 
 

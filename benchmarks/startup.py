@@ -10,8 +10,8 @@ import sys
 
 from harness import Report, carry_out, command_line, measure, simulated
 
-# Seconds of wall time that are promised.
-TARGETS = {"import": 0.4, "--help": 0.5}
+# Seconds of wall time that are wanted.
+TARGETS = {"import musedeep": 0.4, "musedeep --help": 0.5}
 
 _RUN = """
 import sys, musedeep as md
@@ -37,9 +37,9 @@ def commands(folder, first_run):
     run = [sys.executable, "-c", _RUN, folder / "field", *files]
     return {
         "python": ([sys.executable, "-c", "pass"], {}),
-        "import": ([sys.executable, "-c", "import musedeep"], {}),
-        "--help": ([sys.executable, "-m", "musedeep", "--help"], {}),
-        "combine --help": ([sys.executable, "-m", "musedeep", "combine", "--help"], {}),
+        "import musedeep": ([sys.executable, "-c", "import musedeep"], {}),
+        "musedeep --help": ([sys.executable, "-m", "musedeep", "--help"], {}),
+        "musedeep combine --help": ([sys.executable, "-m", "musedeep", "combine", "--help"], {}),
         **({"first run": (run, cache)} if first_run else {}),
         "next run": (run, cache),
         "local cluster": ([sys.executable, cluster], {}),
@@ -54,8 +54,8 @@ def measure_all(options, folder):
         runs = [measure(command, **variables) for _ in range(repeat)]
         wall, cpu = min(run.seconds for run in runs), min(run.cpu for run in runs)
         report.add(what=name, wall_s=wall, cpu_s=cpu, peak_MB=runs[0].peak_bytes / 1e6)
-        if wall > TARGETS.get(name, float("inf")):
-            report.fail(f"{name} took {wall:.2f} s; {TARGETS[name]} s are wanted.")
+        if name in TARGETS:
+            report.hold(f"{name}, wall time of the process", wall, "s", at_most=TARGETS[name])
     return report.write(options.output)
 
 
