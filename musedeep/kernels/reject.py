@@ -8,7 +8,7 @@ from numba import njit
 
 from .sample import exact, gather, is_wide, own_rows
 from .select import median
-from .sift import count_values, fill_bins, middle_bins, sieve_arrays, sky_bins, sum_around, surely_clean
+from .sift import bin_edges, fill_bins, find_middle, new_sieve, sky_bins, sum_around, surely_clean
 
 __all__ = ["MOST_COUNTED", "REJECTED", "judge_guarded"]
 
@@ -16,8 +16,10 @@ REJECTED = 2
 # A point source that is sharper in one exposure deviates most at its peak: by up to so many times the upper
 # quartile of the deviations around.
 PEAK = 3.0
-# Bins of the sieve: number, and width in units of the noise of a row.
-_BINS, _WIDTH = 16, 0.25
+# Bins of the sieve: how many lie below the sky, their width in units of the noise of a row, their number, and
+# how many are even. Where samples are wide, the others reach to bright sources, where bounds save most.
+_BELOW, _WIDTH, _NUMBER = 4, 0.25, 16
+_EVEN_WIDE, _EVEN_OWN = 8, 16
 MOST_COUNTED = 1 << 16  # values of a sample that the counts of a histogram hold
 
 
@@ -102,40 +104,51 @@ def _sift(window, first, last, edge, rule, bounds, doubtful):
     """Find bounds of the medians of the cells of planes first <= k < last, and mark the cells whose rows are
     not surely clean."""
     nj, ni = window.rows, window.columns
-    (bins, least, lowest, highest), (column, sums, smallest) = sieve_arrays(window, _BINS)
+    sieve = new_sieve(window, _NUMBER)
     below, above = max(first - 1, window.first), min(last + 1, window.last)
-    start, width = sky_bins(window, below, above, _BINS, _WIDTH)
-    fill_bins(window, below, above, start, width, bins, least, lowest, highest)
-    # the place of a value at the edge of a bin is rounded
-    rounding = 1e-9 * (abs(start) + _BINS * width)
+    depth = window.start[-1] // max((window.last - window.first) * nj * ni, 1)
+    even = _EVEN_WIDE if is_wide(rule.sample, depth) else _EVEN_OWN
+    bins = sky_bins(window, below, above, _BELOW, _WIDTH, even, _NUMBER)
+    edges_below, edges_above = bin_edges(bins)
+    fill_bins(window, below, above, bins, sieve)
     for k in range(first, last):
         low, high = bounds.low[k - first], bounds.high[k - first]
         for j in range(max(edge - 2, 0), min(nj - edge + 2, nj)):
-            row = ((k - window.first) * nj + j) << window.bits
-            wide = False
-            for c in range(row, row + ni):
-                wide |= is_wide(rule.sample, window.start[c + 1] - window.start[c])
-            if wide:
-                sum_around(window, k, j, 0, bins, least, column, sums, smallest)
+            row = (k - window.first) * nj + j
+            depths = window.start[row << window.bits :]
+            _sum_samples(window, k, j, depths, rule.sample, sieve)
+            find_middle(sieve)
+            lowest, highest = sieve.lowest[row], sieve.highest[row]
             for i in range(ni):
-                c = row + i
-                depth = window.start[c + 1] - window.start[c]
-                if is_wide(rule.sample, depth):
-                    n = count_values(sums[i])
-                    b1, b2 = middle_bins(sums[i], n)
-                    floor = min(smallest[max(i - 1, 0)], smallest[i], smallest[min(i + 1, ni - 1)])
-                else:
-                    n = depth
-                    b1, b2 = middle_bins(bins[c], n)
-                    floor = least[c]
-                if n >= 3 and b1 > 0 and b2 < _BINS - 1:
-                    low[j, i] = start + (b1 - 1) * width - rounding
-                    high[j, i] = start + b2 * width + rounding
-                sigma = math.sqrt(np.float64(floor))
-                doubtful[k - first, j, i] = depth > 0 and not (
-                    np.float64(highest[c]) - low[j, i] <= rule.high * sigma
-                    and high[j, i] - np.float64(lowest[c]) <= rule.low * sigma
+                if sieve.count[i + 1] >= 3:
+                    low[j, i] = edges_below[sieve.first[i + 1]]
+                    high[j, i] = edges_above[sieve.last[i + 1]]
+                sigma = math.sqrt(np.float64(sieve.smallest[i]))
+                doubtful[k - first, j, i] = depths[i + 1] > depths[i] and not (
+                    np.float64(highest[i]) - low[j, i] <= rule.high * sigma
+                    and high[j, i] - np.float64(lowest[i]) <= rule.low * sigma
                 )
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _sum_samples(window, k, j, depths, sample, sieve):
+    """Histograms of the samples of a row of cells, be they the own cells or those around."""
+    ni = window.columns
+    row = (k - window.first) * window.rows + j
+    wide = 0
+    for i in range(ni):
+        wide += is_wide(sample, depths[i + 1] - depths[i])
+    if wide:
+        sum_around(window, k, j, 0, sieve)
+    if wide < ni:
+        for i in range(ni):
+            if not is_wide(sample, depths[i + 1] - depths[i]):
+                sieve.smallest[i] = sieve.least[row, i]
+        for b in range(sieve.sums.shape[0]):
+            own, sums = sieve.bins[row, b], sieve.sums[b]
+            for i in range(ni):
+                if not is_wide(sample, depths[i + 1] - depths[i]):
+                    sums[i + 1] = own[i + 1]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

@@ -8,13 +8,13 @@ from numba import njit
 from .reject import MOST_COUNTED, REJECTED
 from .sample import own_rows
 from .select import median, median_absolute_deviation
-from .sift import count_values, fill_bins, middle_bins, sieve_arrays, sky_bins, sum_around
+from .sift import bin_edges, fill_bins, find_middle, new_sieve, sky_bins, sum_around
 
 __all__ = ["judge_eso"]
 
-# Bins of the sieve: number, and width in units of the noise of a row. More than the guarded rule has: a bound
-# of the deviation is needed too.
-_BINS, _WIDTH = 32, 0.25
+# Bins of the sieve: how many lie below the sky, their width in units of the noise of a row, and their number.
+# All are even: a bound of the deviation is needed too.
+_BELOW, _WIDTH, _NUMBER = 8, 0.25, 32
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -36,22 +36,24 @@ def judge_eso(window, first, last, edge, direction, kind, crsigma, state, reject
         return
     nj, ni = window.rows, window.columns
     quick = kind == 0 and buffers.shape[1] < MOST_COUNTED
-    (bins, least, lowest, highest), (column, sums, smallest) = sieve_arrays(window, _BINS)
+    sieve = new_sieve(window, _NUMBER)
     below, above = max(first - 1, window.first), min(last + 1, window.last)
-    start, width = sky_bins(window, below, above, _BINS, _WIDTH)
+    bins = sky_bins(window, below, above, _BELOW, _WIDTH, _NUMBER, _NUMBER)
+    edges = bin_edges(bins)[0]
     if quick:
-        fill_bins(window, below, above, start, width, bins, least, lowest, highest)
+        fill_bins(window, below, above, bins, sieve)
     level, deviation = 0.0, 1.0
     for k in range(first, last):
         for j in range(edge, nj - edge):
             if quick:
-                sum_around(window, k, j, direction, bins, least, column, sums, smallest)
+                sum_around(window, k, j, direction, sieve)
+                find_middle(sieve)
+            highest = sieve.highest[(k - window.first) * nj + j]
             for i in range(edge, ni - edge):
                 a, b = own_rows(window, k, j, i)
                 if a == b:
                     continue
-                c = (((k - window.first) * nj + j) << window.bits) + i
-                if quick and highest[c] <= _lowest_limit(sums[i], start, width, crsigma):
+                if quick and _surely_below(sieve, i, highest[i], edges, bins, crsigma):
                     continue
                 exact_limit, level, deviation = _eso_limit(
                     window, k, j, i, direction, kind, crsigma, level, deviation, buffers
@@ -65,27 +67,34 @@ def judge_eso(window, first, last, edge, direction, kind, crsigma, state, reject
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _lowest_limit(bins, start, width, crsigma):
-    """A bound from below of the peer's limit, from the histogram of a sample.
+def _surely_below(sieve, i, highest, edges, bins, crsigma):
+    """Whether the peer's limit surely lies above the highest value, told from the histogram of the sample.
 
     The median lies in the bins of the middle values. Where these and ``reach`` bins on each side hold less
     than half of the values, half of them deviate by more than ``reach`` bins.
     """
-    n = count_values(bins)
-    first, last = middle_bins(bins, n)
-    if n < 3 or first == 0 or last == bins.size - 1:
-        return -np.inf
+    column = i + 1
+    n, first, last = (
+        np.int64(sieve.count[column]),
+        np.int64(sieve.first[column]),
+        np.int64(sieve.last[column]),
+    )
+    if n < 3 or first == 0 or last == _NUMBER - 1:
+        return False
     near = 0
     for b in range(first, last + 1):
-        near += bins[b]
+        near += sieve.sums[b, column]
+    # values at the edges may have been rounded into the bins beside their own
+    margin = 2e-6 * (abs(bins.start) + _NUMBER * bins.width)
     reach = 0
-    while first - reach > 1 and last + reach < bins.size - 2:
-        near += bins[first - reach - 1] + bins[last + reach + 1]
+    while highest > edges[first] + crsigma * (reach * bins.width - margin):
+        if first - reach <= 1 or last + reach >= _NUMBER - 2:
+            return False
+        near += sieve.sums[first - reach - 1, column] + sieve.sums[last + reach + 1, column]
         if 2 * near >= n:
-            break
+            return False
         reach += 1
-    rounding = 1e-6 * (abs(start) + bins.size * width * (1.0 + crsigma))
-    return start + (first - 1) * width + crsigma * reach * width - rounding
+    return True
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
