@@ -35,7 +35,7 @@ FITTED = (
     (2, 1.5e6, 16.0),
     (8, 1.5e6, 16.0),
     (24, 1.5e6, 16.0),
-    (8, 4e5, 12.0),
+    (3, 3e6, 24.0),
     (96, 4e5, 12.0),
     (4, 1e5, 8.0),
     (32, 1e5, 8.0),
@@ -55,7 +55,7 @@ TERMS = {
 }
 FEW = 16
 HALO = 2  # voxels on each side of a block whose rows are read too
-DISTINCT = 8
+DISTINCT = 4
 
 # A large field: all of the instrument in all of its range.
 FULL_ROWS, FULL_EXPOSURES, FULL_SHAPE = 3.3e8, 275, (3681, 313, 305)
