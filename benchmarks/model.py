@@ -255,10 +255,11 @@ def draw(path, costs, fitted, held_out):
             face = colour if marker == "D" else "none"
             label = f"{stage}, {'held out' if marker == 'D' else 'fitted'}"
             axes.scatter(took, told, s=size, marker=marker, facecolor=face, edgecolor=colour, label=label)
-    ends = axes.get_xlim()
     axes.set(xscale="log", yscale="log", xlabel="measured CPU time [s]", ylabel="predicted CPU time [s]")
-    low = 0.8 * min(min(run["cpu"].values()) for run in [*fitted, *held_out])
-    ends = (low, ends[1] * 1.1)
+    values = [
+        v for run in [*fitted, *held_out] for v in (*run["cpu"].values(), *predict(costs, run).values())
+    ]
+    ends = 0.8 * min(values), 1.2 * max(values)
     axes.plot(ends, ends, color="0.5", lw=1)
     limits = [1 - LARGEST_ERROR_PERCENT / 100, 1 + LARGEST_ERROR_PERCENT / 100]
     axes.fill_between(
