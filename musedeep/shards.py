@@ -2,10 +2,11 @@
 
 zarr-python spends 0.6 to 1 ms on a chunk of rows, as much as the arithmetic on them. A shard file is simple:
 compressed chunks one behind the other, then a table of their offsets and lengths. These few lines handle the
-one layout that the pixel store uses (blosc lz4 with shuffle, a CRC32C behind every chunk, the table at the
-end); zarr-python reads the same files, and a test holds both to that.
+one layout that our stores use (blosc lz4 with shuffle, a CRC32C behind every chunk, the table at the end);
+zarr-python reads the same files, and a test holds both to that.
 """
 
+import math
 import os
 import threading
 from collections import OrderedDict
@@ -21,49 +22,74 @@ __all__ = ["ShardReader", "read_bytes", "write_shard"]
 
 _ENTRY = np.dtype([("offset", "<u8"), ("length", "<u8")])
 _CRC_BYTES = 4
+_NO_CHUNK = np.array((2**64 - 1, 2**64 - 1), _ENTRY)  # entry of a chunk that is not there
 
 # Our own threads and processes share the cores; blosc's would only get in their way (and hold a global lock).
 blosc.use_threads = False
 
 
-def write_shard(path, values, chunk):
-    """Write one shard that holds a whole array.
+def write_shard(path, values, chunks, shape=None, fill=None):
+    """Write one shard, and make it durable.
 
     Parameters
     ----------
     path : Path
         The shard's file; its folder is made.
-    values : ndarray, shape (n,) or (columns, n)
-        Split into chunks of ``chunk`` along the last axis, the last one filled up with zeros.
-    chunk : int
+    values : ndarray
+        What the shard holds.
+    chunks : tuple of int
+        Shape of a chunk.
+    shape : tuple of int, optional
+        Of the whole shard, where it is larger than what it holds.
+    fill : float, optional
+        Fill value of the array: chunks of nothing else are left out, as zarr does. By default every chunk is
+        written, and filled up with zeros.
 
     Returns
     -------
     int
-        Bytes written.
+        Bytes written; 0, and no file, where every chunk was left out.
     """
+    counts = [max(1, -(-n // step)) for n, step in zip(shape or values.shape, chunks, strict=True)]
+    table = np.full(math.prod(counts), _NO_CHUNK, _ENTRY)
+    block = np.empty(chunks, values.dtype)
     path.parent.mkdir(parents=True, exist_ok=True)
-    n = values.shape[-1]
-    count = max(1, -(-n // chunk))
-    table = np.zeros(count, _ENTRY)
-    block = np.empty((*values.shape[:-1], chunk), values.dtype)
+    # under its name it is whole, or not there
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     at = 0
-    with path.open("wb") as file:
-        for c in range(count):
-            part = values[..., c * chunk : (c + 1) * chunk]
-            block[..., : part.shape[-1]] = part
-            block[..., part.shape[-1] :] = 0
-            packed = blosc.compress(block, b"lz4", 5, blosc.SHUFFLE, 0)
-            file.write(packed)
-            file.write(crc32c(packed).to_bytes(_CRC_BYTES, "little"))
-            table[c] = at, len(packed) + _CRC_BYTES
-            at += len(packed) + _CRC_BYTES
-        index = table.tobytes()
-        file.write(index)
-        file.write(crc32c(index).to_bytes(_CRC_BYTES, "little"))
-        file.flush()
-        os.fsync(file.fileno())
-    return at + len(index) + _CRC_BYTES
+    try:
+        with partial.open("wb") as file:
+            for number, place in enumerate(np.ndindex(*counts)):
+                part = values[tuple(slice(p * n, (p + 1) * n) for p, n in zip(place, chunks, strict=True))]
+                if fill is not None and _is_filled(part, fill):
+                    continue
+                if part.shape != block.shape:
+                    block.fill(0 if fill is None else fill)
+                block[tuple(map(slice, part.shape))] = part
+                table[number] = at, _write_checked(file, blosc.compress(block, b"lz4", 5, blosc.SHUFFLE, 0))
+                at += int(table[number]["length"])
+            size = at + _write_checked(file, table.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        if at > 0:
+            partial.replace(path)
+            return size
+        path.unlink(missing_ok=True)
+        return 0
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_checked(file, data):
+    """Write bytes and their checksum; how many bytes that are."""
+    file.write(data)
+    file.write(crc32c(data).to_bytes(_CRC_BYTES, "little"))
+    return len(data) + _CRC_BYTES
+
+
+def _is_filled(values, fill):
+    """Whether an array holds nothing but a fill value."""
+    return bool(np.isnan(values).all() if fill != fill else (values == fill).all())
 
 
 _MOST_OPEN = 128  # files that a thread keeps open: fields of hundreds of exposures meet the system's limit

@@ -1,7 +1,6 @@
 """The cube store: flux, variance and maps, written block by block."""
 
 import math
-import os
 import shutil
 import tempfile
 import warnings
@@ -13,6 +12,7 @@ import numpy as np
 from musedeep.errors import InputError
 from musedeep.grid import VoxelGrid
 from musedeep.objects import ObjectPath, place_of
+from musedeep.shards import write_shard
 from musedeep.store.common import FORMAT, codecs, read_attributes, zarr_module, zarr_place
 
 __all__ = ["CUBE_VARIABLES", "CubeStore", "DamagedCubeError", "open_cube"]
@@ -138,15 +138,13 @@ class CubeStore:
         maps : dict of ndarray
             Every variable of `CUBE_VARIABLES`, of the block's shape.
         """
-        region = tuple(slice(*bound) for bound in bounds)
         for name, values in maps.items():
-            self._group[name][region] = values
-            file = self._shard(name, bounds)
-            if isinstance(file, ObjectPath):
-                continue  # there for good once it is there
-            if file.exists():  # zarr writes nothing for a block that holds only the fill value
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
+            array, file = self._group[name], self._shard(name, bounds)
+            if isinstance(file, ObjectPath):  # there for good once it is there
+                array[tuple(slice(*bound) for bound in bounds)] = values
+            else:
+                values = np.asarray(values, array.dtype)
+                write_shard(file, values, array.chunks, self.block_shape, array.fill_value)
 
     def remove_leftovers(self):
         """Remove what a killed run was writing; only for who holds the lock of the field."""

@@ -37,7 +37,7 @@ def _create_sharded(group, name, values, chunk, **attributes):
         attributes=attributes,
     )
     folder = Path(str(group.store.root)) / group.path / name / "c" / "/".join("0" * values.ndim)
-    shards.write_shard(folder, values, chunk)
+    shards.write_shard(folder, values, (*lead, chunk))
     return array
 
 
